@@ -1,0 +1,120 @@
+"""What goes into a decoder engine and what comes out, checked once at construction.
+
+The names are those of the ``tensorrt_llm`` Triton model where it has one.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nvlm_trt.errors import NvlmError, RequestError
+
+__all__ = ["DecoderEngine", "Emission", "FinishReason", "GenerationRequest", "Listener", "Sampling"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. ``top_k`` 1 is greedy; 0 means no limit, as does ``top_p`` 1.
+
+    Raises ``RequestError`` E-PARAM-RANGE with the name, the value and the range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 1
+    top_p: float = 1.0
+    seed: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        _in_range("temperature", self.temperature, 0.0, 100.0)
+        _in_range("top_k", self.top_k, 0, 2**31 - 1)
+        _in_range("top_p", self.top_p, 0.0, 1.0)
+        _in_range("seed", self.seed, 0, 2**64 - 1)
+        _in_range("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        _in_range("presence_penalty", self.presence_penalty, -100.0, 100.0)
+        _in_range("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One sequence to continue.
+
+    ``input_ids`` int32 [n]; an id at or above the vocabulary's size is virtual and means row ``id - vocab_size`` of
+    ``prompt_table``, float32 [rows, hidden]. ``stop_words`` and ``bad_words`` are token sequences. ``end_id`` None never ends.
+    """
+
+    request_id: str
+    input_ids: NDArray[np.int32]
+    max_tokens: int
+    prompt_table: NDArray[np.float32] | None = None
+    end_id: int | None = None
+    min_tokens: int = 0
+    stop_words: tuple[tuple[int, ...], ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    return_log_probs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.input_ids.ndim != 1 or self.input_ids.size == 0:
+            raise RequestError("E-PROMPT-EMPTY", "The prompt holds no tokens.", "Send a question.")
+        _in_range("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        _in_range("min_tokens", self.min_tokens, 0, self.max_tokens)
+        if any(not word for word in (*self.stop_words, *self.bad_words)):
+            raise RequestError("E-PARAM-WORDS", "A stop or bad word is empty.", "Leave it out.")
+
+
+class FinishReason(enum.Enum):
+    END_ID = "end_id"
+    STOP_WORD = "stop_word"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What one step gave one request: new tokens (none when it only ended), and why it ended if it did."""
+
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...] = ()
+    finish: FinishReason | None = None
+    error: NvlmError | None = None
+
+
+Listener = Callable[[Emission], None]
+
+
+class DecoderEngine(Protocol):
+    """Thread-safe: any thread may submit and cancel; listeners are called from the engine's own thread."""
+
+    def submit(self, request: GenerationRequest, listener: Listener) -> None:
+        """Queue a request. ``RequestError`` or ``OverloadedError`` is raised here; later faults arrive as an emission.
+
+        The listener's last call, and only that one, carries ``finish``.
+        """
+
+    def cancel(self, request_id: str) -> int:
+        """End every request with this id within one step; returns how many there were."""
+
+    def metrics(self) -> dict[str, Any]: ...
+
+    def close(self) -> None:
+        """Stop the engine; open requests end with CANCELLED."""
+
+
+def _in_range(name: str, value: float, low: float, high: float) -> None:
+    if not (isinstance(value, int) or math.isfinite(value)) or not low <= value <= high:
+        raise RequestError(
+            "E-PARAM-RANGE",
+            f"{name} is {value}; {low:g} to {high:g} is allowed.",
+            "Correct the value and send again.",
+        )

@@ -1,0 +1,99 @@
+"""Every error a person can meet, as one tree.
+
+    NvlmError                       exit  HTTP
+    ├── UsageError                    2    400   a command line or recipe that cannot be meant
+    ├── RequestError                  4    400   a request the model cannot answer: picture, prompt, parameter
+    ├── CheckpointError               5    500   a model folder that is broken, incomplete or of another architecture
+    ├── ArtefactError                 6    500   a built file that is missing, altered or made for something else
+    ├── BuildError                    7    500   a build step that failed
+    ├── MissingToolError              8    500   something this machine lacks; says how to get it
+    ├── ServerError                   9    502   a server that cannot be started, reached or understood
+    ├── OverloadedError              10    503   no room for the request now; sending it again later may succeed
+    └── CancelledError               11    499   the request was ended by its sender
+
+Each error carries a stable code (``E-FAMILY-WHAT``, listed in ``docs/errors.md``), what happened with the value seen and
+the value allowed, and the next step. The text is safe to show to a stranger: it never holds a path of the server, a
+memory address or a library's raw text. Everything outside this tree is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+__all__ = [
+    "ArtefactError",
+    "BuildError",
+    "CancelledError",
+    "CheckpointError",
+    "MissingToolError",
+    "NvlmError",
+    "OverloadedError",
+    "RequestError",
+    "ServerError",
+    "UsageError",
+]
+
+_CODE = re.compile(r"E(-[A-Z0-9]+){2,}")
+
+
+class NvlmError(Exception):
+    """Base of the tree.
+
+    ``code`` is stable, ``what`` says what happened, ``fix`` the next step; both texts are sentences.
+    """
+
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, code: str, what: str, fix: str = "") -> None:
+        if not _CODE.fullmatch(code):
+            raise ValueError(f"malformed error code {code!r}")
+        super().__init__(code, what, fix)
+        self.code = code
+        self.what = what
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.what}" + (f" {self.fix}" if self.fix else "")
+
+
+class UsageError(NvlmError):
+    exit_code = 2
+    http_status = 400
+
+
+class RequestError(NvlmError):
+    exit_code = 4
+    http_status = 400
+
+
+class CheckpointError(NvlmError):
+    exit_code = 5
+
+
+class ArtefactError(NvlmError):
+    exit_code = 6
+
+
+class BuildError(NvlmError):
+    exit_code = 7
+
+
+class MissingToolError(NvlmError):
+    exit_code = 8
+
+
+class ServerError(NvlmError):
+    exit_code = 9
+    http_status = 502
+
+
+class OverloadedError(NvlmError):
+    exit_code = 10
+    http_status = 503
+
+
+class CancelledError(NvlmError):
+    exit_code = 11
+    http_status = 499
