@@ -11,8 +11,8 @@
     ├── OverloadedError              10    503   no room for the request now; sending it again later may succeed
     └── CancelledError               11    499   the request was ended by its sender
 
-Each error carries a stable code (``E-FAMILY-WHAT``, listed in ``docs/errors.md``), what happened with the value seen and
-the value allowed, and the next step. The text is safe to show to a stranger: it never holds a path of the server, a
+Each error carries a stable code (``E-FAMILY-WHAT``, listed in ``docs/errors.md``), what happened with the value seen
+and the value allowed, and the next step. The text is safe to show to a stranger: it never holds a path of the server, a
 memory address or a library's raw text. Everything outside this tree is a bug and shows its traceback.
 """
 

@@ -1,7 +1,7 @@
 """A checkpoint is a config and a lazy stream of named tensors, whatever layout it lies in.
 
-Tensors carry the names of the Hugging Face release. ``read`` gives a read-only view into a mapped file, so that a tensor
-costs memory only while its pages are looked at, and ``info`` says where the bytes lie, so that a graph can point at them.
+Tensors carry the names of the Hugging Face release. ``read`` gives a read-only view into a mapped file, so that a
+tensor costs memory only while its pages are looked at; ``info`` says where the bytes lie, so a graph can point at them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ __all__ = ["Checkpoint", "TensorInfo"]
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where a tensor lies: ``dtype`` is the safetensors tag ("BF16", "F32", "F8_E4M3"), ``offset`` counts from the file's start."""
+    """Where a tensor lies.
+
+    ``dtype`` is the safetensors tag ("BF16", "F32", "F8_E4M3"); ``offset`` counts bytes from the file's start.
+    """
 
     name: str
     dtype: str

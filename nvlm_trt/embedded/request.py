@@ -49,7 +49,8 @@ class GenerationRequest:
     """One sequence to continue.
 
     ``input_ids`` int32 [n]; an id at or above the vocabulary's size is virtual and means row ``id - vocab_size`` of
-    ``prompt_table``, float32 [rows, hidden]. ``stop_words`` and ``bad_words`` are token sequences. ``end_id`` None never ends.
+    ``prompt_table``, float32 [rows, hidden]. ``stop_words`` and ``bad_words`` are token sequences. Without
+    ``end_id`` only length and stop words end it.
     """
 
     request_id: str

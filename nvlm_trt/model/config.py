@@ -2,7 +2,7 @@
 
 ``NvlmConfig.from_json`` reads the release's ``config.json``. Two of its habits are undone here so that nothing else has
 to know them: ``llm_config.model_type`` says "llama" although the decoder is Qwen2 (``architectures`` decides), and
-``rope_scaling {dynamic, 3.0}`` changes nothing up to ``max_position_embeddings`` in the reference stack, so it is dropped.
+``rope_scaling {dynamic, 3.0}`` changes nothing up to ``max_position_embeddings`` in the reference stack: dropped.
 """
 
 from __future__ import annotations
