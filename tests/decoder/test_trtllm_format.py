@@ -1,0 +1,168 @@
+"""The checkpoint's layout at full size against a table of every tensor TensorRT-LLM 1.2.1 wants; shapes only, no bytes.
+
+The table, ``tests/golden/trtllm-qwen2-fp8-tensors.json``, was written down from TensorRT-LLM's sources by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nvlm_trt.decoder.trtllm_format import (
+    Kind,
+    Mapping,
+    Split,
+    checkpoint_json,
+    engine_file_name,
+    rank_file_name,
+    tensor_rules,
+)
+from nvlm_trt.errors import UsageError
+from nvlm_trt.model.config import DecoderConfig, NvlmConfig, TilingConfig, VisionConfig
+
+TABLE: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "golden/trtllm-qwen2-fp8-tensors.json").read_text(encoding="utf-8")
+)
+ITEM_BYTES = {"F8_E4M3": 1, "F32": 4, "MODEL": 2}
+DTYPES = {Kind.PLAIN: "MODEL", Kind.WEIGHT: "F8_E4M3", Kind.WEIGHT_SCALE: "F32", Kind.INPUT_SCALE: "F32"}
+SPLITS = {
+    "replicated": Split.WHOLE,
+    "embedding": Split.WHOLE,
+    "column_rows": Split.ROWS,
+    "qkv_rows": Split.ROWS,
+    "vocab_rows_padded": Split.ROWS,
+    "row_cols": Split.COLUMNS,
+}
+
+RELEASE = NvlmConfig(
+    vision=VisionConfig(448, 14, 3200, 12800, 45, 25, 7, 1e-6, 29568, 1e-5, 8192),
+    decoder=DecoderConfig(
+        hidden_size=8192,
+        intermediate_size=29568,
+        num_layers=80,
+        num_heads=64,
+        num_kv_heads=8,
+        head_dim=128,
+        norm_eps=1e-6,
+        rope_theta=1e6,
+        max_positions=32768,
+        vocab_size=152064,
+    ),
+    tiling=TilingConfig(448, 1, 6, True),
+    dtype="bfloat16",
+)
+DECODER = RELEASE.decoder
+
+
+def table_tensors() -> dict[str, dict[str, Any]]:
+    """Name to entry, layers spelt out; without the scale of an FP8 KV cache, which is off."""
+    tensors = {entry["name"]: entry for entry in TABLE["global_tensors"]}
+    for layer in range(DECODER.num_layers):
+        for entry in TABLE["per_layer_tensors"]:
+            if "kv_cache_scaling_factor" not in entry["name"]:
+                sources = [source.format(i=layer) for source in entry["hf"]]
+                tensors[entry["name"].format(i=layer)] = {**entry, "hf": sources}
+    return tensors
+
+
+def rank_shape(entry: dict[str, Any], tp: int) -> tuple[int, ...]:
+    by_suffix = {key.split(" ")[0]: shape for key, shape in TABLE["rank_shapes"][str(tp)].items() if "(true" not in key}
+    return tuple(next((shape for key, shape in by_suffix.items() if entry["name"].endswith(key)), entry["shape"]))
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+def test_every_tensor_of_a_rank_is_as_in_the_table(tp: int) -> None:
+    ours = {rule.name: (DTYPES[rule.kind], rule.shape) for rule in tensor_rules(DECODER, Mapping(tp))}
+    theirs = {name: (entry["dtype"], rank_shape(entry, tp)) for name, entry in table_tensors().items()}
+    assert ours == theirs
+    assert len(ours) == TABLE["counts"]["total_tensors_without_fp8_kv"]
+
+
+def test_every_tensor_is_made_of_the_tables_sources_and_split_by_its_rule() -> None:
+    table = table_tensors()
+    for rule in tensor_rules(DECODER, Mapping(1)):
+        entry = table[rule.name]
+        assert list(rule.sources) == entry["hf"]
+        assert rule.split is SPLITS[entry["tp_shard"]]
+
+
+def test_names_are_unique_at_every_mapping() -> None:
+    for mapping in (Mapping(1), Mapping(8), Mapping(2, 4)):
+        for stage in range(mapping.pp):
+            names = [rule.name for rule in tensor_rules(DECODER, mapping, stage)]
+            assert len(names) == len(set(names))
+
+
+def test_one_rank_holds_as_many_bytes_as_the_table_says() -> None:
+    total = sum(math.prod(rule.shape) * ITEM_BYTES[DTYPES[rule.kind]] for rule in tensor_rules(DECODER, Mapping(1)))
+    kv_scales = 4 * DECODER.num_layers
+    assert total == TABLE["bytes"]["total_tp1"] - kv_scales == 75_199_761_856 - 320
+
+
+def test_fused_linears_share_a_weight_scale_and_an_input_scale() -> None:
+    rules = {rule.name: rule for rule in tensor_rules(DECODER, Mapping(1))}
+    layer = "transformer.layers.79."
+    fc, gate = rules[f"{layer}mlp.fc.weights_scaling_factor"], rules[f"{layer}mlp.gate.weights_scaling_factor"]
+    assert fc.scale_sources == gate.scale_sources
+    assert set(fc.scale_sources) == {
+        f"language_model.model.layers.79.mlp.{name}_proj.weight" for name in ("gate", "up")
+    }
+    assert len(rules[f"{layer}attention.qkv.weights_scaling_factor"].scale_sources) == 3
+    assert rules[f"{layer}mlp.gate.activation_scaling_factor"].activation == (79, "fc")
+    assert rules[f"{layer}mlp.fc.activation_scaling_factor"].activation == (79, "fc")
+
+
+@pytest.mark.parametrize("pp", [1, 2, 3, 4, 80])
+def test_pipeline_stages_together_hold_the_whole_decoder_once(pp: int) -> None:
+    stages = [tensor_rules(DECODER, Mapping(1, pp), stage) for stage in range(pp)]
+    sources = [source for rules in stages for rule in rules for source in rule.sources]
+    whole = [source for rule in tensor_rules(DECODER, Mapping(1)) for source in rule.sources]
+    assert sources == whole
+    sizes = [sum(rule.name.endswith("input_layernorm.weight") for rule in rules) for rules in stages]
+    assert sizes == sorted(sizes, reverse=True)
+    assert max(sizes) - min(sizes) <= 1
+    for rules in stages:
+        assert any(rule.name == "transformer.layers.0.attention.qkv.weight" for rule in rules)
+
+
+def test_config_is_the_tables_but_for_the_kv_cache_and_the_producer() -> None:
+    ours, theirs = checkpoint_json(RELEASE, Mapping(1)), TABLE["config_json_minimal"]
+    assert ours.pop("producer")["name"] == "nvlm-trt"
+    assert ours.pop("quantization") == {**theirs["quantization"], "kv_cache_quant_algo": None}
+    assert ours == {key: value for key, value in theirs.items() if key not in ("producer", "quantization")}
+
+
+def test_config_follows_the_mapping_and_the_dtype() -> None:
+    config = checkpoint_json(dataclasses.replace(RELEASE, dtype="float16"), Mapping(4, 2))
+    assert config["mapping"] == {"world_size": 8, "tp_size": 4, "pp_size": 2}
+    assert config["dtype"] == "float16"
+
+
+@pytest.mark.parametrize("tp", [0, 3, 16])
+def test_a_tensor_split_the_decoder_does_not_allow_is_refused(tp: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        Mapping(tp).check(DECODER)
+    assert caught.value.code == "E-RECIPE-TP"
+
+
+def test_a_split_that_leaves_gemms_unaligned_is_refused() -> None:
+    # 16 key-value heads could be split by 16, but 29568 / 16 = 1848 is no multiple of 16.
+    with pytest.raises(UsageError, match="29568"):
+        Mapping(16).check(dataclasses.replace(DECODER, num_kv_heads=16))
+
+
+@pytest.mark.parametrize("pp", [0, 81])
+def test_more_stages_than_layers_are_refused(pp: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        Mapping(1, pp).check(DECODER)
+    assert caught.value.code == "E-RECIPE-PP"
+
+
+def test_files_are_numbered_without_padding() -> None:
+    assert rank_file_name(10) == "rank10.safetensors"
+    assert engine_file_name(0) == "rank0.engine"
