@@ -47,4 +47,7 @@ class Checkpoint(Protocol):
     def info(self, name: str) -> TensorInfo: ...
 
     def read(self, name: str) -> NDArray[Any]:
-        """A read-only mapped view, dtype ``ml_dtypes.bfloat16`` or ``float32`` as stored."""
+        """A read-only mapped view, dtype ``ml_dtypes.bfloat16``, ``float32`` or ``float16`` as stored."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 in hex that tells this checkpoint from others without reading it whole; the same wherever it lies."""

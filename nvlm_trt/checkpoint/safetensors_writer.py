@@ -1,0 +1,106 @@
+"""Writes safetensors files of any size, one tensor, or one piece of it, in memory at a time.
+
+All shapes are known before the first byte, so the header goes first and the data streams behind it. Tensors lie widest
+dtype first and by name within a dtype: the safetensors library's order, which aligns every tensor to its element size;
+the bytes are those the library would write. The file appears under its name only when it is whole and on disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nvlm_trt.checkpoint.safetensors_header import render_header
+from nvlm_trt.checkpoint.tensor_spec import DTYPES, TensorSpec
+from nvlm_trt.errors import BuildError
+
+__all__ = ["TensorSpec", "write_safetensors"]
+
+Produce = Callable[[str], "NDArray[Any] | Iterator[NDArray[Any]]"]
+_RANK = {tag: rank for rank, tag in enumerate(DTYPES)}
+
+
+def write_safetensors(
+    path: str | Path, entries: Sequence[TensorSpec], produce: Produce, metadata: dict[str, str] | None = None
+) -> str:
+    """Write ``entries`` to ``path`` and return the file's SHA-256 in hex.
+
+    ``produce(name)`` is called once per entry, in the file's order, and gives the whole array, or an iterator of pieces
+    that follow each other in C order. A wrong dtype, shape or element count is the caller's bug: ``ValueError``.
+    Raises ``BuildError`` E-BUILD-WRITE where the disk is full or may not be written. Whatever fails, nothing is left.
+    """
+    path = Path(path)
+    ordered = sorted(entries, key=lambda spec: (-_RANK[spec.dtype], spec.name))
+    header = render_header(ordered, metadata)
+    digest = hashlib.sha256(header)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with _explained(path.name):
+            file = partial.open("wb")
+        with file:
+            with _explained(path.name):
+                file.write(header)
+            for spec in ordered:
+                for piece in _pieces(spec, produce):
+                    digest.update(piece)
+                    with _explained(path.name):
+                        file.write(piece)
+            with _explained(path.name):
+                file.flush()
+                os.fsync(file.fileno())
+        with _explained(path.name):
+            partial.replace(path)
+            _sync_folder(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return digest.hexdigest()
+
+
+def _pieces(spec: TensorSpec, produce: Produce) -> Iterator[memoryview]:
+    produced = produce(spec.name)
+    pieces: Iterable[NDArray[Any]] = produced if isinstance(produced, Iterator) else (_whole(spec, produced),)
+    num_elements = 0
+    for piece in pieces:
+        if piece.dtype != spec.numpy_dtype:
+            raise ValueError(f"{spec.name}: dtype {piece.dtype} was produced, {spec.dtype} was announced")
+        num_elements += piece.size
+        # Through bytes, because bfloat16 and float8 have no buffer format of their own.
+        yield np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+    if num_elements != spec.num_elements:
+        raise ValueError(f"{spec.name}: {num_elements} elements were produced, {spec.num_elements} were announced")
+
+
+def _whole(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+    if array.shape != spec.shape:
+        raise ValueError(f"{spec.name}: shape {array.shape} was produced, {spec.shape} was announced")
+    return array
+
+
+@contextmanager
+def _explained(file_name: str) -> Iterator[None]:
+    """Turns the system's errors into ours; what ``produce`` raises passes outside it untouched."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "the disk is full" if full else "the folder is missing or may not be written"
+        fix = "Free some space." if full else "Check the folder and its permissions."
+        raise BuildError("E-BUILD-WRITE", f"{file_name} cannot be written: {what}.", fix) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is on disk only when its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
