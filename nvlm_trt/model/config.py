@@ -129,7 +129,7 @@ class NvlmConfig:
             )
         _require(top.text("ps_version") == "v2", f"ps_version is {top.text('ps_version')!r}; only v2 is known.")
         _require(top.number("downsample_ratio") == 0.5, "downsample_ratio is not 0.5.")
-        _require(top.integer("select_layer") == -1, "select_layer is not -1, the last layer.")
+        _require(top.integer("select_layer", least=-1) == -1, "select_layer is not -1, the last layer.")
         _require(vision.text("norm_type") == "rms_norm", "vision_config.norm_type is not rms_norm.")
         _require(vision.flag("qk_normalization"), "vision_config.qk_normalization is off.")
         _require(not llm.flag("tie_word_embeddings"), "llm_config.tie_word_embeddings is on.")
