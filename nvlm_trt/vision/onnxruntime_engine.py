@@ -1,0 +1,102 @@
+"""The vision engine of machines without a GPU: the build's own graph on ONNX Runtime, in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from nvlm_trt.errors import ArtefactError
+from nvlm_trt.vision.artefact import GraphInfo, read_graph
+from nvlm_trt.vision.engine import check_tiles
+from nvlm_trt.vision.graph import INPUT, OUTPUT, parameters
+from nvlm_trt.vision.weights import map_weights
+from nvlm_trt.vision.widen import widen
+
+__all__ = ["OnnxRuntimeEngine"]
+
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+class OnnxRuntimeEngine:
+    """A ``VisionEngine`` on the CPU; ``encode`` gives float32 numpy arrays and is deterministic.
+
+    Raises ``ArtefactError``: E-ARTEFACT-MISSING, -GRAPH, -CONFIG or -WEIGHTS when the folder cannot be used, and from
+    ``encode`` E-ENGINE-NAN when the weights make rows that are not numbers.
+    """
+
+    def __init__(
+        self, vision_folder: Path, checkpoint_folder: Path, max_tiles: int, *, threads: int | None = None
+    ) -> None:
+        model = read_graph(vision_folder)
+        self._info = GraphInfo.of(model)
+        self._max_tiles = max_tiles
+        weights = map_weights(model, vision_folder, checkpoint_folder)
+        onnx_dtypes = {name: tensor.data_type for name, tensor in parameters(model).items()}
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.use_deterministic_compute = True
+        options.log_severity_level = 4  # what goes wrong is raised; the log would repeat it in the library's words
+        # Idle threads must not spin: the decoder runs on the same cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_external_initializers(
+            list(weights), [_ort_value(array, onnx_dtypes[name]) for name, array in weights.items()]
+        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                widen(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except _LOAD_ERRORS:
+            raise ArtefactError(
+                "E-ARTEFACT-GRAPH", "ONNX Runtime cannot load vision.onnx.", "Run nvlm-trt build again."
+            ) from None
+        # The session may still read from the mapped files.
+        self._weights = weights
+
+    @property
+    def tile_shape(self) -> tuple[int, int, int]:
+        return (self._info.tile_size, self._info.tile_size, 3)
+
+    @property
+    def max_tiles(self) -> int:
+        return self._max_tiles
+
+    @property
+    def tokens_per_tile(self) -> int:
+        return self._info.tokens_per_tile
+
+    @property
+    def output_size(self) -> int:
+        return self._info.output_size
+
+    def encode(self, tiles: NDArray[Any]) -> NDArray[np.float32]:
+        tiles = check_tiles(tiles, self.tile_shape, self._max_tiles)
+        rows: NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: tiles})[0]
+        if not np.isfinite(rows).all():
+            raise ArtefactError(
+                "E-ENGINE-NAN",
+                "The vision engine's rows hold NaN or infinite values, so the checkpoint's vision weights do.",
+                "Fetch the checkpoint's files again.",
+            )
+        return rows
+
+    def close(self) -> None:
+        del self._session
+        self._weights = {}
+
+
+def _ort_value(array: NDArray[Any], onnx_dtype: int) -> Any:
+    """A view, not a copy; bfloat16 goes as its 16-bit codes because ONNX Runtime does not know numpy's extension."""
+    plain = array.view(np.uint16) if array.dtype.itemsize == 2 else array
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, onnx_dtype)
