@@ -95,7 +95,7 @@ def write_trtllm_checkpoint(
         entries = [maker.spec(rule) for rule in rules.values()]
         write_safetensors(out_folder / rank_file_name(rank), entries, produce)
     _write_json(out_folder / "config.json", checkpoint_json(config, mapping))
-    return ConversionReport(done, tuple(maker.notes[key] for key in sorted(maker.notes)))
+    return ConversionReport(done, tuple(sorted(maker.notes)))
 
 
 class _TensorMaker:
@@ -106,7 +106,7 @@ class _TensorMaker:
         self._calibration = calibration
         self._dtype_name = checkpoint.config.dtype
         self._amax: dict[str, np.float32] = {}
-        self.notes: dict[str, str] = {}
+        self.notes: set[str] = set()
 
     def spec(self, rule: TensorRule) -> TensorSpec:
         tags = {Kind.PLAIN: _MODEL_TAGS[self._dtype_name], Kind.WEIGHT: "F8_E4M3"}
@@ -136,7 +136,7 @@ class _TensorMaker:
     def _scale(self, name: str, amax: np.float32) -> np.float32:
         if amax == 0:
             owner = name.rpartition(".")[0]
-            self.notes[name] = f"{owner}: weights or inputs are all zero; their scale is 1."
+            self.notes.add(f"{owner}: weights or inputs are all zero; their scale is 1.")
         return fp8.scale_for(amax)
 
     def _in_model_dtype(self, source: str, part: NDArray[Any]) -> NDArray[Any]:
@@ -148,7 +148,7 @@ class _TensorMaker:
         with np.errstate(over="ignore"):
             cast = part.astype(dtype)
         if not np.array_equal(cast.astype(np.float32), part.astype(np.float32)):
-            self.notes[source] = f"{source}: some values were rounded to {self._dtype_name}."
+            self.notes.add(f"{source}: some values were rounded to {self._dtype_name}.")
         return cast
 
 
