@@ -1,7 +1,8 @@
 """The texts that are one token each in a synthetic vocabulary, in the order in which they are added.
 
 First what Qwen's own vocabulary has around image blocks and chat headers, so that every tile tag costs the same number
-of tokens, cut at the same places, as with the release; then common words, as they stand behind a blank.
+of tokens, cut at the same places, as with the release; then common words, as they stand behind a blank and as they open
+a sentence.
 """
 
 from __future__ import annotations
@@ -51,4 +52,10 @@ use usual very walk want was watch water way we well went were west what when wh
 will wind with wood word work world would write year young your
 """
 
-WORDS = tuple(f" {word}" for word in _COMMON.split())
+# The longer ones seldom open a sentence, and the small vocabulary is full without them.
+_MAX_OPENER_LETTERS = 5
+
+WORDS = (
+    *(f" {word}" for word in _COMMON.split()),
+    *(word.capitalize() for word in _COMMON.split() if len(word) <= _MAX_OPENER_LETTERS),
+)
