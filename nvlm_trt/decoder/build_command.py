@@ -16,7 +16,7 @@ __all__ = ["prompt_table_rows", "trtllm_build_command"]
 
 
 def prompt_table_rows(recipe: Recipe, config: NvlmConfig) -> int:
-    """Rows of the engine's prompt table, over the whole batch: the runtime divides by the batch size to get a request's.
+    """Rows of the engine's prompt table over the whole batch; the runtime gives each request an equal part.
 
     A request brings at most ``max_images`` pictures of the most tiles, and never more rows than it has positions.
     """

@@ -72,7 +72,12 @@ class Calibration:
             layers = tuple(LayerAmax(**layer) for layer in data.pop("layers"))
             calibration = cls(layers=layers, **data)
             amaxes = [getattr(layer, field.name) for layer in layers for field in fields(LayerAmax)]
-            if not all(isinstance(amax, float) and math.isfinite(amax) and amax >= 0 for amax in amaxes):
+            counts = (calibration.num_samples, calibration.num_tokens)
+            if not (
+                all(isinstance(amax, float) and math.isfinite(amax) and amax >= 0 for amax in amaxes)
+                and all(isinstance(count, int) for count in counts)
+                and isinstance(calibration.samples_sha256, str)
+            ):
                 raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ArtefactError(
