@@ -1,0 +1,162 @@
+"""From the bytes a client sent to an 8-bit RGB image, or to an error that says what is wrong with them.
+
+Pictures are read as the release reads them, with its quirks: converted to RGB before anything else, alpha dropped
+rather than blended, colour profiles and the EXIF orientation ignored (the picture is taken as stored), the first frame
+of an animation. Pillow applies TIFF's own orientation tag, here as there. One departure: 16-bit greys keep their upper
+eight bits, as 16-bit colours do, where the release would clip everything above 255 to white.
+
+Clients are not trusted. A picture's kind is told from its first bytes and only six kinds are tried; its size is read
+from the header and checked before a pixel is decoded. The plugins are called directly because ``Image.open`` holds
+sizes against a process-wide limit of its own and warns about them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from nvlm_trt.errors import RequestError
+
+__all__ = ["PictureLimits", "decode_picture", "read_data_uri"]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureLimits:
+    """What one picture may cost.
+
+    ``max_pixels`` bounds the decoded image (4 bytes a pixel inside Pillow, twice that while converting);
+    ``max_side_px`` bounds the resize of a very thin one, whose first pass keeps the full height. 65,535 is what a JPEG
+    can have.
+    """
+
+    max_bytes: int = 32 * 2**20
+    max_pixels: int = 50_000_000
+    max_side_px: int = 65_535
+
+
+_DEFAULT_LIMITS = PictureLimits()
+_SIGNATURES: tuple[tuple[re.Pattern[bytes], str, Callable[[BytesIO], ImageFile]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), "JPEG", JpegImageFile),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG", PngImageFile),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "WebP", WebPImageFile),
+    (re.compile(rb"GIF8[79]a"), "GIF", GifImageFile),
+    (re.compile(rb"BM"), "BMP", BmpImageFile),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF", TiffImageFile),
+)
+_KINDS = "JPEG, PNG, WebP, GIF, BMP and TIFF"
+_DATA_URI = re.compile(rb"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64\Z", re.IGNORECASE)
+_MAX_URI_HEAD = 256
+_BITS_PER_SAMPLE = 258  # TIFF tag; there are greys of 12 bits
+
+
+def decode_picture(data: bytes, limits: PictureLimits = _DEFAULT_LIMITS, name: str = "The picture") -> Image.Image:
+    """Decode an encoded picture to an RGB image; ``name`` begins the sentence of an error.
+
+    Raises ``RequestError``: E-IMAGE-BYTES (the file is too large), E-IMAGE-FORMAT (no picture of a known kind),
+    E-IMAGE-PIXELS (too many pixels), E-IMAGE-TRUNCATED (cut short or damaged), E-IMAGE-DEPTH (32-bit greys).
+    """
+    if len(data) > limits.max_bytes:
+        raise _too_many_bytes(name, len(data), limits)
+    kind, plugin = _recognise(data, name)
+    try:
+        # Anything may come out of a parser that is fed hostile bytes; whatever it is, this picture cannot be read.
+        image = plugin(BytesIO(data))
+        _check_size(image, limits, name)
+        image.load()
+        return _to_rgb(image, name)
+    except RequestError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        # A GIF frame that reaches beyond its screen enlarges it while the header is read.
+        raise RequestError("E-IMAGE-PIXELS", f"{name} is larger than it says.", _smaller(limits)) from None
+    except Exception:
+        raise RequestError(
+            "E-IMAGE-TRUNCATED",
+            f"{name} begins as a {kind} file but is cut short or damaged ({len(data):,} bytes arrived).",
+            "Check that the whole file was sent.",
+        ) from None
+
+
+def read_data_uri(text: bytes | str, limits: PictureLimits = _DEFAULT_LIMITS, name: str = "The picture") -> bytes:
+    """The bytes of ``data:image/...;base64,...``. The media type is not trusted: the bytes decide what they are.
+
+    Blanks and line ends inside the base64 are ignored, as browsers do. Raises ``RequestError``: E-IMAGE-URL (anything
+    but a data URI), E-IMAGE-BASE64, E-IMAGE-BYTES.
+    """
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    comma = raw.find(b",", 0, _MAX_URI_HEAD)
+    if comma < 0 or not _DATA_URI.match(raw[:comma].lstrip()):
+        raise RequestError(
+            "E-IMAGE-URL",
+            f"{name} is not a data URI. Pictures are not fetched from addresses or files: remote pictures are off.",
+            "Send data:image/png;base64,... (or jpeg, webp, ...) with the file's own bytes.",
+        )
+    payload = raw[comma + 1 :].translate(None, b" \t\r\n\f")
+    if len(payload) * 3 // 4 > limits.max_bytes + 2:
+        raise _too_many_bytes(name, len(payload) * 3 // 4, limits)
+    try:
+        return base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError):
+        raise RequestError(
+            "E-IMAGE-BASE64",
+            f"{name} is not valid base64 ({len(payload):,} characters).",
+            "Use the standard alphabet with + and /, padded with =.",
+        ) from None
+
+
+def _recognise(data: bytes, name: str) -> tuple[str, Callable[[BytesIO], ImageFile]]:
+    for signature, kind, plugin in _SIGNATURES:
+        if signature.match(data):
+            return kind, plugin
+    seen = f"begins with {data[:4].hex(' ')}" if data else "is empty"
+    raise RequestError("E-IMAGE-FORMAT", f"{name} {seen}: not a picture.", f"{_KINDS} files are read.")
+
+
+def _check_size(image: ImageFile, limits: PictureLimits, name: str) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side_px:
+        raise RequestError("E-IMAGE-PIXELS", f"{name} has {width:,} x {height:,} pixels.", _smaller(limits))
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode in ("I", "F"):
+        raise RequestError(
+            "E-IMAGE-DEPTH",
+            f"{name} holds 32-bit greys, which do not say what is white.",
+            "Convert it to 8 or 16 bits per channel.",
+        )
+    if image.mode.startswith("I;16"):
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] if isinstance(image, TiffImageFile) else 16
+        image = Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
+    # Transparency given per palette entry makes convert() warn; it never touches the colours.
+    image.info.pop("transparency", None)
+    return image.convert("RGB")
+
+
+def _smaller(limits: PictureLimits) -> str:
+    return (
+        f"At most {limits.max_pixels / 1e6:g} megapixels and {limits.max_side_px:,} pixels on a side are read; "
+        "make it smaller (a picture is seen at a few megapixels in any case)."
+    )
+
+
+def _too_many_bytes(name: str, seen: int, limits: PictureLimits) -> RequestError:
+    return RequestError(
+        "E-IMAGE-BYTES",
+        f"{name} is a file of {seen:,} bytes; at most {limits.max_bytes:,} are read.",
+        "Send it smaller or compress it more.",
+    )

@@ -1,0 +1,92 @@
+"""Cuts a picture into tiles the way NVLM-D was trained to see it.
+
+Of all grids of at most ``max_tiles`` tiles the one whose aspect ratio is nearest to the picture's is taken; the picture
+is stretched to fill it, cut row by row, and followed by a thumbnail of the whole. A grid of one tile has no thumbnail:
+it is one already. The rule, its tie-break included, is that of the release's example code; grids and pixels are pinned
+by ``tests/golden/tiling-golden.json``.
+
+Pixels stay 8-bit. Scaling and normalising them is the vision graph's work, so that it exists once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nvlm_trt.model.config import TilingConfig
+
+__all__ = ["Grid", "choose_grid", "cut_tiles", "num_tiles"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Tiles across and tiles down."""
+
+    cols: int
+    rows: int
+
+    @property
+    def area(self) -> int:
+        return self.cols * self.rows
+
+    def __str__(self) -> str:
+        return f"{self.cols}x{self.rows}"
+
+
+def choose_grid(width: int, height: int, tiling: TilingConfig) -> Grid:
+    """The grid for a picture of ``width`` x ``height`` pixels, both at least 1.
+
+    Distances are compared as IEEE doubles. On an exact tie the larger grid wins only if the picture has more than half
+    the pixels that grid would hold, so that a small picture is not blown up for nothing.
+    """
+    aspect = width / height
+    best, best_distance = Grid(1, 1), float("inf")
+    for grid in _candidates(tiling.min_tiles, tiling.max_tiles):
+        distance = abs(aspect - grid.cols / grid.rows)
+        if distance < best_distance or (
+            distance == best_distance and 2 * width * height > tiling.tile_size**2 * grid.area
+        ):
+            best, best_distance = grid, distance
+    return best
+
+
+def num_tiles(grid: Grid, tiling: TilingConfig) -> int:
+    """Tiles the vision engine sees, the thumbnail included."""
+    return grid.area + _has_thumbnail(grid, tiling)
+
+
+def cut_tiles(image: Image.Image, tiling: TilingConfig) -> NDArray[np.uint8]:
+    """Tiles of an RGB image, uint8 [n, S, S, 3]: row by row, then the thumbnail.
+
+    Both are resized from the original by Pillow's bicubic filter, whose support grows when it shrinks and which rounds
+    to 8 bits after each of its two passes. Pillow before 13 runs the horizontal pass first, as the release did.
+    """
+    size, grid = tiling.tile_size, choose_grid(image.width, image.height, tiling)
+    tiles = np.empty((num_tiles(grid, tiling), size, size, 3), np.uint8)
+    mosaic = tiles[: grid.area].reshape(grid.rows, grid.cols, size, size, 3)
+    mosaic[...] = (
+        _resized(image, size * grid.cols, size * grid.rows).reshape(grid.rows, size, grid.cols, size, 3).swapaxes(1, 2)
+    )
+    if _has_thumbnail(grid, tiling):
+        tiles[-1] = _resized(image, size, size)
+    return tiles
+
+
+def _has_thumbnail(grid: Grid, tiling: TilingConfig) -> bool:
+    return tiling.use_thumbnail and grid.area != 1
+
+
+@cache
+def _candidates(min_tiles: int, max_tiles: int) -> tuple[Grid, ...]:
+    """Grids of ascending area. Among equal areas no two are ever equally near, so their order does not matter."""
+    sides = range(1, max_tiles + 1)
+    grids = (Grid(cols, rows) for cols in sides for rows in sides if min_tiles <= cols * rows <= max_tiles)
+    return tuple(sorted(grids, key=lambda grid: grid.area))
+
+
+def _resized(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), dtype=np.uint8)

@@ -1,0 +1,223 @@
+"""The one door to the model: from a checked request to everything the engines read.
+
+A picture is decoded, cut and dropped before the next, so that a request costs its tiles and one picture. Equal pictures
+get equal ``extra_ids``, by which the decoder shares their keys and values between requests; text has 0 there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nvlm_trt.embedded.request import Sampling
+from nvlm_trt.errors import CheckpointError, RequestError
+from nvlm_trt.model.config import NvlmConfig
+from nvlm_trt.model.json_file import read_json_object
+from nvlm_trt.model.picture import PictureLimits, decode_picture
+from nvlm_trt.model.prompt import DEFAULT_SYSTEM, Prompt, PromptStyle, build_prompt
+from nvlm_trt.model.tiling import Grid, choose_grid, cut_tiles
+from nvlm_trt.model.tokenizer import NvlmTokenizer
+from nvlm_trt.serving.parameters import RequestFields, check_image_count
+from nvlm_trt.serving.word_list import WordIds
+
+__all__ = ["Prepared", "Preprocessor"]
+
+# A question of this many bytes for each token that fits is refused unread: no language comes near it.
+_BYTES_PER_TOKEN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the engines read, every parameter explicit.
+
+    ``input_ids`` int32 [n]; ``extra_ids`` uint64 [n], a content hash at image rows and 0 at text; ``tiles`` uint8
+    [tiles, S, S, 3], all pictures one after another, zero tiles for text alone; ``image_sizes`` (width, height) in
+    pixels as sent; ``end_id`` -1 never ends; ``request_key`` is unique and not the client's to choose.
+    """
+
+    input_ids: NDArray[np.int32]
+    extra_ids: NDArray[np.uint64]
+    tiles: NDArray[np.uint8]
+    image_sizes: tuple[tuple[int, int], ...]
+    grids: tuple[Grid, ...]
+    max_tokens: int
+    min_tokens: int
+    end_id: int
+    pad_id: int
+    stop_words: WordIds
+    bad_words: WordIds
+    sampling: Sampling
+    stream: bool
+    return_log_probs: bool
+    request_key: int
+
+
+class Preprocessor:
+    """Immutable but for the counter of its keys; safe to share between threads."""
+
+    def __init__(
+        self,
+        config: NvlmConfig,
+        tokenizer: NvlmTokenizer,
+        *,
+        style: PromptStyle = PromptStyle.HF,
+        system: str | None = DEFAULT_SYSTEM,
+        max_images: int,
+        max_seq_len: int,
+        picture_limits: PictureLimits | None = None,
+    ) -> None:
+        """Raises ``CheckpointError``: E-TOKENIZER-VOCAB, E-CONFIG-VALUE for a checkpoint no prompt can be made for."""
+        if tokenizer.vocab_len > config.decoder.vocab_size:
+            raise CheckpointError(
+                "E-TOKENIZER-VOCAB",
+                f"The tokenizer has ids up to {tokenizer.vocab_len - 1}, the decoder {config.decoder.vocab_size} rows.",
+                "Take the tokenizer's files from the checkpoint's own release.",
+            )
+        if not config.tiling.use_thumbnail:
+            raise CheckpointError(
+                "E-CONFIG-VALUE",
+                "config.json: use_thumbnail is off; NVLM-D's prompt names the last tile as the thumbnail.",
+                "Check that the file is the release's own.",
+            )
+        self.config = config
+        self.tokenizer = tokenizer
+        self.max_images = max_images
+        self.max_seq_len = max_seq_len
+        self.picture_limits = picture_limits or PictureLimits()
+        self._style = style
+        self._system = system
+        self._keys = _request_keys()
+
+    @classmethod
+    def from_folder(
+        cls,
+        model_folder: Path,
+        *,
+        style: PromptStyle = PromptStyle.HF,
+        system: str | None = DEFAULT_SYSTEM,
+        max_images: int,
+        max_seq_len: int,
+        picture_limits: PictureLimits | None = None,
+    ) -> Preprocessor:
+        """Read ``config.json`` and the tokenizer's files in ``model_folder``.
+
+        Raises ``CheckpointError``: those of the config, of the tokenizer and of the constructor.
+        """
+        return cls(
+            NvlmConfig.from_json(read_json_object(model_folder / "config.json", "CONFIG")),
+            NvlmTokenizer.from_folder(model_folder),
+            style=style,
+            system=system,
+            max_images=max_images,
+            max_seq_len=max_seq_len,
+            picture_limits=picture_limits,
+        )
+
+    def prepare_client(self, values: Mapping[str, Any]) -> Prepared:
+        """``prepare`` for values as a client sent them; raises what ``RequestFields.from_client`` does, too."""
+        return self.prepare(
+            RequestFields.from_client(values, max_images=self.max_images, picture_limits=self.picture_limits)
+        )
+
+    def prepare(self, fields: RequestFields) -> Prepared:
+        """Raises ``RequestError``: E-IMAGE-*, E-PROMPT-*, and E-PARAM-RANGE for an id the decoder does not have."""
+        check_image_count(len(fields.images), self.max_images)
+        self._check_text(fields.text_input)
+        end_id = self._known_id("end_id", fields.end_id, self.tokenizer.eos_id)
+        pad_id = self._known_id("pad_id", fields.pad_id, self.tokenizer.pad_id)
+        size = self.config.tiling.tile_size
+        tiles: list[NDArray[np.uint8]] = [np.empty((0, size, size, 3), np.uint8)]
+        sizes: list[tuple[int, int]] = []
+        for number, data in enumerate(fields.images, 1):
+            image = decode_picture(data, self.picture_limits, f"Picture {number}")
+            sizes.append(image.size)
+            tiles.append(cut_tiles(image, self.config.tiling))
+        prompt = build_prompt(
+            fields.text_input,
+            [len(cut) for cut in tiles[1:]],
+            tokenizer=self.tokenizer,
+            style=self._style,
+            system=self._system,
+            tokens_per_tile=self.config.vision.tokens_per_tile,
+            vocab_size=self.config.decoder.vocab_size,
+        )
+        self._check_length(prompt, fields.max_tokens)
+        return Prepared(
+            input_ids=prompt.input_ids,
+            extra_ids=_extra_ids(prompt, tiles[1:]),
+            tiles=np.concatenate(tiles),
+            image_sizes=tuple(sizes),
+            grids=tuple(choose_grid(width, height, self.config.tiling) for width, height in sizes),
+            max_tokens=fields.max_tokens,
+            min_tokens=fields.min_tokens,
+            end_id=end_id,
+            pad_id=pad_id,
+            stop_words=self._word_ids(fields.stop_words),
+            bad_words=self._word_ids(fields.bad_words),
+            sampling=fields.sampling,
+            stream=fields.stream,
+            return_log_probs=fields.return_log_probs,
+            request_key=next(self._keys),
+        )
+
+    def _word_ids(self, words: Sequence[str]) -> WordIds:
+        """Each word as it is tokenised alone.
+
+        " stop" and "stop" are different tokens, and the one sent is the one looked for, as in TensorRT-LLM's own
+        preprocessing; a client that wants both sends both.
+        """
+        return tuple(tuple(self.tokenizer.encode_text(word)) for word in words)
+
+    def _known_id(self, name: str, id: int | None, default: int) -> int:
+        if id is None:
+            return default
+        if id >= self.config.decoder.vocab_size:
+            raise RequestError(
+                "E-PARAM-RANGE",
+                f"{name} is {id}; the decoder's last token is {self.config.decoder.vocab_size - 1}.",
+                "Leave it out to use the model's own.",
+            )
+        return id
+
+    def _check_text(self, text: str) -> None:
+        size, limit = len(text.encode()), _BYTES_PER_TOKEN * self.max_seq_len
+        if size > limit:
+            raise RequestError(
+                "E-PROMPT-LENGTH",
+                f"The question has {size:,} bytes; at most {limit:,} are read for a sequence of "
+                f"{self.max_seq_len:,} tokens.",
+                "Ask shorter.",
+            )
+
+    def _check_length(self, prompt: Prompt, max_tokens: int) -> None:
+        if prompt.num_tokens + max_tokens > self.max_seq_len:
+            raise RequestError(
+                "E-PROMPT-LENGTH",
+                f"The prompt has {prompt.num_tokens:,} tokens, {prompt.num_image_rows:,} of them for pictures, and "
+                f"max_tokens is {max_tokens:,}; together at most {self.max_seq_len:,} are allowed.",
+                "Ask for fewer tokens, send fewer pictures or ask shorter.",
+            )
+
+
+def _extra_ids(prompt: Prompt, tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint64]:
+    # The last entry is the one that -1, text, picks. A hash of 0 would read as text.
+    by_image = np.array([*map(_content_hash, tiles), 0], np.uint64)
+    return by_image[prompt.image_of_position]
+
+
+def _content_hash(tiles: NDArray[np.uint8]) -> int:
+    return int.from_bytes(hashlib.blake2b(tiles.data, digest_size=8).digest(), "little") or 1
+
+
+def _request_keys() -> Iterator[int]:
+    """Unique 63-bit keys, never 0: the upper half tells processes apart, the lower counts."""
+    process = int.from_bytes(os.urandom(4), "little") >> 1
+    return itertools.count((process << 32) + 1)
