@@ -1,0 +1,89 @@
+"""A build's progress on stderr: a live line with rate, memory and time left on a terminal, else a line per step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from nvlm_trt.cli.output import shown_bytes
+from nvlm_trt.pipeline.memory import process_memory
+from nvlm_trt.pipeline.report import Reporter, SilentReporter, StepReport
+
+__all__ = ["build_reporter"]
+
+
+@contextlib.contextmanager
+def build_reporter(*, quiet: bool) -> Iterator[Reporter]:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if quiet:
+        yield SilentReporter()
+    elif not console.is_terminal:
+        yield _Lines(console)
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(20), _Rate(), _Memory(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            yield _Live(console, progress)
+
+
+class _Lines:
+    """One line as a step starts would double the output; one as it ends says all."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._count = ""
+
+    def started(self, step: str, number: int, count: int) -> None:
+        self._count = f"[{number}/{count}]"
+
+    def advanced(self, done: int, total: int, unit: str) -> None:
+        pass
+
+    def ended(self, report: StepReport) -> None:
+        self._console.print(f"{self._count} {_line(report)}", markup=False)
+
+
+class _Live(_Lines):
+    def __init__(self, console: Console, progress: Progress) -> None:
+        super().__init__(console)
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def started(self, step: str, number: int, count: int) -> None:
+        super().started(step, number, count)
+        self._task = self._progress.add_task(f"{self._count.replace('[', '(').replace(']', ')')} {step}", total=None)
+
+    def advanced(self, done: int, total: int, unit: str) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=total, unit=unit)
+
+    def ended(self, report: StepReport) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        super().ended(report)
+
+
+def _line(report: StepReport) -> str:
+    if report.outcome == "left":
+        return f"{report.step:20} left   {report.reason}"
+    rate = report.output_bytes / report.seconds if report.seconds else 0
+    work = f", {shown_bytes(rate)}/s" if report.outcome == "built" else ""
+    peak = f", peak {shown_bytes(report.peak_rss_bytes)}"
+    return f"{report.step:20} {report.outcome:6} {report.seconds:.1f} s, {shown_bytes(report.output_bytes)}{work}{peak}"
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        unit = task.fields.get("unit")
+        if unit is None or task.speed is None:
+            return Text("")
+        return Text(f"{shown_bytes(task.speed)}/s" if unit == "B" else f"{task.speed:.1f} {unit}/s")
+
+
+class _Memory(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        memory = process_memory()
+        return Text(f"memory {shown_bytes(memory.rss_bytes)}, peak {shown_bytes(memory.peak_rss_bytes)}")
