@@ -70,9 +70,7 @@ def hooked_amaxes(model: Any, samples: list[NDArray[np.float32]]) -> list[dict[s
     return seen
 
 
-def test_amaxes_are_those_of_the_reference_decoder(
-    checkpoint: Checkpoint, samples: list[NDArray[np.float32]]
-) -> None:
+def test_amaxes_are_those_of_the_reference_decoder(checkpoint: Checkpoint, samples: list[NDArray[np.float32]]) -> None:
     expected = hooked_amaxes(build_qwen2(checkpoint, torch.float32), samples)
     ours = calibrate(checkpoint, samples)
     assert len(ours.layers) == len(expected) == checkpoint.config.decoder.num_layers
@@ -118,9 +116,7 @@ def test_calibrating_twice_gives_equal_results_and_counts_layers(
     assert (first.num_samples, first.num_tokens) == (len(LENGTHS), sum(LENGTHS))
 
 
-def test_one_layer_is_computed_when_it_is_asked_for(
-    checkpoint: Checkpoint, samples: list[NDArray[np.float32]]
-) -> None:
+def test_one_layer_is_computed_when_it_is_asked_for(checkpoint: Checkpoint, samples: list[NDArray[np.float32]]) -> None:
     assert next(layer_by_layer(checkpoint, samples)) == calibrate(checkpoint, samples).layers[0]
 
 
@@ -178,9 +174,7 @@ def test_nothing_to_calibrate_on_is_refused(checkpoint: Checkpoint, count: int) 
     assert caught.value.code == "E-USAGE-CALIBRATION"
 
 
-def test_activations_that_overflow_are_refused(
-    checkpoint: Checkpoint, samples: list[NDArray[np.float32]]
-) -> None:
+def test_activations_that_overflow_are_refused(checkpoint: Checkpoint, samples: list[NDArray[np.float32]]) -> None:
     with pytest.raises(CheckpointError, match="Layer 0") as caught, np.errstate(all="ignore"):
         calibrate(checkpoint, [*samples, np.full((3, samples[0].shape[1]), np.nan, np.float32)])
     assert caught.value.code == "E-CKPT-NAN"
