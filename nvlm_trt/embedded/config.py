@@ -1,0 +1,126 @@
+"""What the decoder checkpoint's config.json says, in the form of TensorRT-LLM 1.2.1, and the tensors that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nvlm_trt.checkpoint.tensor_spec import TensorSpec
+from nvlm_trt.errors import ArtefactError
+from nvlm_trt.model.config import DecoderConfig
+
+__all__ = ["CheckpointConfig", "linear_shapes"]
+
+_DTYPE_TAGS = {"bfloat16": "BF16", "float16": "F16"}
+
+# What the graph computes, in the checkpoint's words; anything else there would give wrong answers without a sound.
+_FIXED = {
+    "architecture": "Qwen2ForCausalLM",
+    "hidden_act": "silu",
+    "position_embedding_type": "rope_gpt_neox",
+    "rotary_scaling": None,
+    "quantization.quant_algo": "FP8",
+    "quantization.kv_cache_quant_algo": None,
+}
+_REBUILD = "Build the decoder checkpoint again."
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointConfig:
+    """``dtype`` is the safetensors tag of whatever is not quantised: embedding, norms, biases, lm_head."""
+
+    decoder: DecoderConfig
+    dtype: str
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CheckpointConfig:
+        """Raises ``ArtefactError``: E-ARTEFACT-RANKS where the checkpoint is split, E-ARTEFACT-DECODER otherwise."""
+        ranks = _get(data, "mapping.world_size")
+        if ranks != 1:
+            raise ArtefactError(
+                "E-ARTEFACT-RANKS",
+                f"The decoder checkpoint is split over {ranks} ranks; the embedded engine reads one.",
+                "Build it with tp = 1, or serve it with TensorRT-LLM.",
+            )
+        for key, wanted in _FIXED.items():
+            if _get(data, key) != wanted:
+                raise _wrong(key, _get(data, key), wanted)
+        if _get(data, "dtype") not in _DTYPE_TAGS:
+            raise _wrong("dtype", _get(data, "dtype"), " or ".join(_DTYPE_TAGS))
+        decoder = DecoderConfig(
+            hidden_size=_integer(data, "hidden_size"),
+            intermediate_size=_integer(data, "intermediate_size"),
+            num_layers=_integer(data, "num_hidden_layers"),
+            num_heads=_integer(data, "num_attention_heads"),
+            num_kv_heads=_integer(data, "num_key_value_heads"),
+            head_dim=_integer(data, "head_size"),
+            norm_eps=_number(data, "norm_epsilon"),
+            rope_theta=_number(data, "rotary_base"),
+            max_positions=_integer(data, "max_position_embeddings"),
+            vocab_size=_integer(data, "vocab_size"),
+        )
+        if decoder.num_heads % decoder.num_kv_heads:
+            raise _wrong("num_key_value_heads", decoder.num_kv_heads, f"a divisor of {decoder.num_heads}")
+        if decoder.head_dim % 8:  # GroupQueryAttention's own limit
+            raise _wrong("head_size", decoder.head_dim, "a multiple of 8")
+        return cls(decoder, _DTYPE_TAGS[data["dtype"]])
+
+    def tensors(self) -> Iterator[TensorSpec]:
+        """Every tensor that rank 0's file must hold."""
+        vocab, hidden = self.decoder.vocab_size, self.decoder.hidden_size
+        yield TensorSpec("transformer.vocab_embedding.weight", self.dtype, (vocab, hidden))
+        yield TensorSpec("transformer.ln_f.weight", self.dtype, (hidden,))
+        yield TensorSpec("lm_head.weight", self.dtype, (vocab, hidden))
+        for index in range(self.decoder.num_layers):
+            layer = f"transformer.layers.{index}."
+            yield TensorSpec(f"{layer}input_layernorm.weight", self.dtype, (hidden,))
+            yield TensorSpec(f"{layer}post_layernorm.weight", self.dtype, (hidden,))
+            yield TensorSpec(f"{layer}attention.qkv.bias", self.dtype, (self.decoder.qkv_size,))
+            for linear, shape in linear_shapes(self.decoder).items():
+                yield TensorSpec(f"{layer}{linear}.weight", "F8_E4M3", shape)
+                yield TensorSpec(f"{layer}{linear}.weights_scaling_factor", "F32", (1,))
+                yield TensorSpec(f"{layer}{linear}.activation_scaling_factor", "F32", (1,))
+
+
+def linear_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
+    """A layer's quantised linears by name, each (out, in). ``fc`` is the branch through SiLU, ``gate`` the other."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return {
+        "attention.qkv": (config.qkv_size, hidden),
+        "attention.dense": (hidden, config.q_size),
+        "mlp.fc": (inner, hidden),
+        "mlp.gate": (inner, hidden),
+        "mlp.proj": (hidden, inner),
+    }
+
+
+def _get(data: Mapping[str, Any], path: str) -> Any:
+    value: Any = data
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise _wrong(path, "missing", "a value")
+        value = value[key]
+    return value
+
+
+def _integer(data: Mapping[str, Any], key: str) -> int:
+    value = _get(data, key)
+    if not isinstance(value, int) or not 1 <= value < 2**31:
+        raise _wrong(key, value, "a positive whole number")
+    return int(value)
+
+
+def _number(data: Mapping[str, Any], key: str) -> float:
+    value = _get(data, key)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise _wrong(key, value, "a positive number")
+    return float(value)
+
+
+def _wrong(key: str, seen: object, wanted: object) -> ArtefactError:
+    shown = repr(seen)[:40]
+    return ArtefactError(
+        "E-ARTEFACT-DECODER", f"The decoder's config.json: {key} is {shown}; {wanted} is wanted.", _REBUILD
+    )
