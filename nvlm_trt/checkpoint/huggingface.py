@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from nvlm_trt.checkpoint.base import TensorInfo
 from nvlm_trt.checkpoint.layout import expected_tensors
 from nvlm_trt.checkpoint.safetensors_file import SafetensorsFile
-from nvlm_trt.checkpoint.safetensors_header import shown
 from nvlm_trt.checkpoint.tensor_spec import TensorSpec
-from nvlm_trt.checkpoint.weight_index import SINGLE_FILE, WeightIndex, read_index, read_json_object
+from nvlm_trt.checkpoint.untrusted import read_object, shown
+from nvlm_trt.checkpoint.weight_index import SINGLE_FILE, WeightIndex, read_index
 from nvlm_trt.errors import CheckpointError
 from nvlm_trt.model.config import NvlmConfig
 
@@ -40,7 +40,7 @@ class HuggingFaceCheckpoint:
 
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
-        data, self._config_bytes = read_json_object(self._root / CONFIG_FILE, "E-CONFIG-JSON")
+        data, self._config_bytes = read_object(self._root / CONFIG_FILE, "E-CONFIG-JSON")
         self._config = NvlmConfig.from_json(data)
         expected = expected_tensors(self._config)
         self._index = read_index(self._root)

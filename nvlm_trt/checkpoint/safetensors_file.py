@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nvlm_trt.checkpoint.base import TensorInfo
-from nvlm_trt.checkpoint.safetensors_header import read_header, shown
+from nvlm_trt.checkpoint.safetensors_header import read_header
+from nvlm_trt.checkpoint.untrusted import shown
 from nvlm_trt.errors import CheckpointError
 
 __all__ = ["SafetensorsFile"]
@@ -26,10 +27,10 @@ class SafetensorsFile:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        # is_file() first: opening a pipe would wait for its writer.
-        if not self._path.is_file():
-            raise CheckpointError("E-CKPT-SHARD", f"{shown(self._path.name)} is missing.", "Fetch the file.")
         try:
+            # Before opening: a pipe would wait for its writer.
+            if not self._path.is_file():
+                raise CheckpointError("E-CKPT-SHARD", f"{shown(self._path.name)} is missing.", "Fetch the file.")
             self._size_bytes = self._path.stat().st_size
             with self._path.open("rb") as file:
                 self._header = read_header(file, self._size_bytes, self._path.name)

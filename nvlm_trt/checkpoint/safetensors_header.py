@@ -16,9 +16,10 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, NoReturn
 
 from nvlm_trt.checkpoint.tensor_spec import DTYPES, TensorSpec
+from nvlm_trt.checkpoint.untrusted import parse_object, shown
 from nvlm_trt.errors import CheckpointError
 
-__all__ = ["MAX_HEADER_BYTES", "Header", "parse_header", "read_header", "render_header", "shown"]
+__all__ = ["MAX_HEADER_BYTES", "Header", "parse_header", "read_header", "render_header"]
 
 # The safetensors library's own limit.
 MAX_HEADER_BYTES = 100_000_000
@@ -36,13 +37,6 @@ class Header:
     starts: Mapping[str, int]
     metadata: Mapping[str, str]
     raw: bytes
-
-
-def shown(text: object) -> str:
-    """Text from an untrusted file as it may stand in an error: printable ASCII and short."""
-    escaped = str(text).encode("ascii", "backslashreplace").decode("ascii")
-    printable = "".join(char if char.isprintable() else "?" for char in escaped)
-    return printable if len(printable) <= 120 else f"{printable[:117]}..."
 
 
 def read_header(file: BinaryIO, file_size: int, file_name: str) -> Header:
@@ -66,7 +60,10 @@ def read_header(file: BinaryIO, file_size: int, file_name: str) -> Header:
 
 def parse_header(raw: bytes, file_size: int, file_name: str) -> Header:
     """Check the JSON part of a header against the size of its file. Raises E-CKPT-HEADER."""
-    entries = _load(raw, file_name)
+    try:
+        entries = parse_object(raw)
+    except ValueError as error:
+        _reject(file_name, f"its header {error}")
     metadata = entries.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         _reject(file_name, f"{_METADATA} is not an object of texts")
@@ -109,25 +106,6 @@ def render_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str] | Non
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def _load(raw: bytes, file_name: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                _reject(file_name, f"its header names {shown(key)} twice")
-            found[key] = value
-        return found
-
-    try:
-        # RecursionError: brackets nested by the thousand.
-        entries = json.loads(raw.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError):
-        _reject(file_name, "its header is not JSON")
-    if not isinstance(entries, dict):
-        _reject(file_name, "its header is not a JSON object")
-    return entries
 
 
 def _entry(name: str, entry: Any, data_bytes: int, file_name: str) -> tuple[TensorSpec, int, int]:

@@ -7,20 +7,19 @@ the bytes are those the library would write. The file appears under its name onl
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nvlm_trt.checkpoint.disk import sync_folder, writing
 from nvlm_trt.checkpoint.safetensors_header import render_header
 from nvlm_trt.checkpoint.tensor_spec import DTYPES, TensorSpec
-from nvlm_trt.errors import BuildError
 
 __all__ = ["TensorSpec", "write_safetensors"]
 
@@ -43,26 +42,32 @@ def write_safetensors(
     digest = hashlib.sha256(header)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with _explained(path.name):
-            file = partial.open("wb")
+        with writing(path.name):
+            # Unbuffered: a buffer would try the disk once more on closing, and raise there.
+            file = partial.open("wb", buffering=0)
         with file:
-            with _explained(path.name):
-                file.write(header)
+            with writing(path.name):
+                _write(file, memoryview(header))
             for spec in ordered:
                 for piece in _pieces(spec, produce):
                     digest.update(piece)
-                    with _explained(path.name):
-                        file.write(piece)
-            with _explained(path.name):
-                file.flush()
+                    with writing(path.name):
+                        _write(file, piece)
+            with writing(path.name):
                 os.fsync(file.fileno())
-        with _explained(path.name):
+        with writing(path.name):
             partial.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     return digest.hexdigest()
+
+
+def _write(file: FileIO, left: memoryview) -> None:
+    # One call to the system takes at most 2 GiB, and less if it likes.
+    while left:
+        left = left[file.write(left) :]
 
 
 def _pieces(spec: TensorSpec, produce: Produce) -> Iterator[memoryview]:
@@ -83,24 +88,3 @@ def _whole(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
     if array.shape != spec.shape:
         raise ValueError(f"{spec.name}: shape {array.shape} was produced, {spec.shape} was announced")
     return array
-
-
-@contextmanager
-def _explained(file_name: str) -> Iterator[None]:
-    """Turns the system's errors into ours; what ``produce`` raises passes outside it untouched."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "the disk is full" if full else "the folder is missing or may not be written"
-        fix = "Free some space." if full else "Check the folder and its permissions."
-        raise BuildError("E-BUILD-WRITE", f"{file_name} cannot be written: {what}.", fix) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on disk only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,16 +6,15 @@ every file of a snapshot to its blobs, but only into the checkpoint's own folder
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from nvlm_trt.checkpoint.safetensors_header import shown
+from nvlm_trt.checkpoint.untrusted import read_object, shown
 from nvlm_trt.errors import CheckpointError
 
-__all__ = ["INDEX_FILE", "SINGLE_FILE", "WeightIndex", "read_index", "read_json_object"]
+__all__ = ["INDEX_FILE", "SINGLE_FILE", "WeightIndex", "read_index"]
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -45,7 +44,7 @@ def read_index(folder: Path) -> WeightIndex | None:
         return None
     if (folder / SINGLE_FILE).exists():
         _reject(f"{INDEX_FILE} and {SINGLE_FILE} are both there, and which one counts is open")
-    data, raw = read_json_object(path, "E-CKPT-INDEX")
+    data, raw = read_object(path, "E-CKPT-INDEX")
     shard_of = data.get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of or not all(isinstance(file, str) for file in shard_of.values()):
         _reject("weight_map is not an object of file names")
@@ -59,32 +58,9 @@ def read_index(folder: Path) -> WeightIndex | None:
     return WeightIndex(shard_of, total_bytes, raw)
 
 
-def read_json_object(path: Path, code: str) -> tuple[dict[str, Any], bytes]:
-    """A JSON file's object and its bytes. Raises ``CheckpointError`` with ``code``; a key given twice is an error."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a key is given twice")
-        return found
-
-    fault = ""
-    try:
-        raw = path.read_bytes()
-        data = json.loads(raw.decode(), object_pairs_hook=unique)
-    except OSError:
-        fault = "cannot be opened"
-    except (ValueError, RecursionError):
-        fault = "is not JSON, or gives a key twice"
-    else:
-        if isinstance(data, dict):
-            return data, raw
-        fault = "is not a JSON object"
-    raise CheckpointError(code, f"{shown(path.name)} {fault}.", "Fetch the file again.")
-
-
 def _check_name(file_name: str) -> None:
-    if not file_name.endswith(".safetensors") or set(file_name) & set("/\\\0") or file_name.startswith("."):
+    plain = file_name.isprintable() and not set(file_name) & set("/\\") and len(file_name.encode()) <= 255
+    if not plain or file_name.startswith(".") or not file_name.endswith(".safetensors"):
         _reject(f"it points at {shown(file_name)}; only .safetensors files beside the index are allowed")
 
 

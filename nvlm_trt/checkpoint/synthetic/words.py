@@ -10,26 +10,8 @@ from __future__ import annotations
 __all__ = ["MARKUP", "WORDS"]
 
 # "<tile" is left out on purpose: "<tile_1>" is five tokens, "<Image>" two, and "><" joins across tags.
-MARKUP = (
-    *("<Image", "Image", "tile", "_global", "_thumbnail", "><", "</", ">\n"),
-    *(
-        "system",
-        "user",
-        "assistant",
-        "Answer",
-        "\n\n",
-        "...",
-        "!!",
-        "??",
-        ").",
-        "),",
-        ":\n",
-        ".\n",
-        ".\n\n",
-        "'s",
-        "'t",
-    ),
-)
+_MARKS = "<Image Image tile _global _thumbnail >< </ system user assistant Answer Please 's 't ... !! ?? ). ),"
+MARKUP = (*_MARKS.split(), ">\n", "\n\n", ":\n", ".\n", ".\n\n")
 
 _COMMON = """
 about above act add after again air all also always am an and animal answer any are area as ask at back background

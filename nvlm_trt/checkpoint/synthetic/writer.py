@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nvlm_trt.checkpoint.disk import sync_folder, writing
 from nvlm_trt.checkpoint.layout import expected_tensors
 from nvlm_trt.checkpoint.safetensors_writer import write_safetensors
 from nvlm_trt.checkpoint.synthetic.config_json import config_json, preprocessor_json
@@ -15,6 +17,7 @@ from nvlm_trt.checkpoint.synthetic.size import CheckpointSize
 from nvlm_trt.checkpoint.synthetic.tokenizer_files import ADDED_TOKENS, tokenizer_files
 from nvlm_trt.checkpoint.synthetic.values import tensor_pieces
 from nvlm_trt.checkpoint.tensor_spec import TensorSpec
+from nvlm_trt.checkpoint.weight_index import INDEX_FILE
 from nvlm_trt.errors import UsageError
 from nvlm_trt.model.config import NvlmConfig
 
@@ -25,7 +28,8 @@ def write_checkpoint(folder: str | Path, size: CheckpointSize, seed: int = 0, nu
     """Write a checkpoint; the same arguments give the same bytes, and memory does not grow with ``size``.
 
     Raises ``UsageError`` E-USAGE-OUT where ``folder`` holds something, E-USAGE-SIZE for more tokens than rows or more
-    shards than tensors, ``CheckpointError`` E-CONFIG-VALUE for sizes that contradict each other.
+    shards than tensors, ``CheckpointError`` E-CONFIG-VALUE for sizes that contradict each other, ``BuildError``
+    E-BUILD-WRITE where the disk is full or may not be written.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -44,13 +48,17 @@ def write_checkpoint(folder: str | Path, size: CheckpointSize, seed: int = 0, nu
     shards = split_into_shards(list(expected_tensors(config).values()), num_shards)
 
     staging = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    shutil.rmtree(staging, ignore_errors=True)  # what a killed run left
     try:
-        _write_shards(staging, shards, config, seed)
-        for name, text in texts.items():
-            (staging / name).write_text(text, encoding="utf-8")
-        staging.replace(folder)
+        with writing(folder.name):
+            staging.mkdir(parents=True)
+        texts[INDEX_FILE] = _json(_write_shards(staging, shards, config, seed))
+        with writing(folder.name):
+            for name, text in texts.items():
+                _write_text(staging / name, text)
+            sync_folder(staging)
+            staging.replace(folder)
+            sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -81,7 +89,10 @@ def _fill(specs: Sequence[TensorSpec], limit_bytes: int, at_least: int = 1) -> l
     return shards
 
 
-def _write_shards(folder: Path, shards: Sequence[Sequence[TensorSpec]], config: NvlmConfig, seed: int) -> None:
+def _write_shards(
+    folder: Path, shards: Sequence[Sequence[TensorSpec]], config: NvlmConfig, seed: int
+) -> dict[str, Any]:
+    """Returns the index."""
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -95,8 +106,14 @@ def _write_shards(folder: Path, shards: Sequence[Sequence[TensorSpec]], config: 
         )
         weight_map |= dict.fromkeys(by_name, file_name)
     total = sum(spec.nbytes for shard in shards for spec in shard)
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    (folder / "model.safetensors.index.json").write_text(_json(index), encoding="utf-8")
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _json(data: Any) -> str:

@@ -1,0 +1,34 @@
+"""What writers share: the system's refusals in our words, and renames that survive a power cut."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nvlm_trt.errors import BuildError
+
+__all__ = ["sync_folder", "writing"]
+
+
+@contextmanager
+def writing(name: str) -> Iterator[None]:
+    """Turns an ``OSError`` inside it into ``BuildError`` E-BUILD-WRITE about the file or folder ``name``."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "the disk is full" if full else "the folder is missing or may not be written"
+        fix = "Free some space." if full else "Check the folder and its permissions."
+        raise BuildError("E-BUILD-WRITE", f"{name} cannot be written: {what}.", fix) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """A rename is on disk only when its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
