@@ -51,8 +51,7 @@ def run_trtllm_build(recipe: Recipe, config: NvlmConfig, checkpoint_dir: Path, e
         if status:
             raise BuildError("E-BUILD-TRTLLM", f"trtllm-build {_ending(status)}.", f"See {LOG_NAME} beside the engine.")
         check_engines(partial, recipe, config)
-        shutil.rmtree(engine_dir, ignore_errors=True)
-        partial.rename(engine_dir)
+        _replace_folder(engine_dir, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -92,6 +91,16 @@ def check_engines(engine_dir: Path, recipe: Recipe, config: NvlmConfig) -> None:
                 f"The decoder engine's config.json has {key} = {seen!r}; the recipe wants {value!r}.",
                 "Run the step decoder.engine again.",
             )
+
+
+def _replace_folder(folder: Path, by: Path) -> None:
+    """A folder that is not empty cannot be renamed over, so the old one steps aside first."""
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    by.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _ending(status: int) -> str:
