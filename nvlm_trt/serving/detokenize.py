@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 from nvlm_trt.model.tokenizer import NvlmTokenizer
 
@@ -24,9 +24,9 @@ class StreamDecoder:
     def __init__(self, tokenizer: NvlmTokenizer, max_streams: int = 4096) -> None:
         self._tokenizer = tokenizer
         self._max_streams = max_streams
-        self._unfinished: OrderedDict[int, codecs.IncrementalDecoder] = OrderedDict()
+        self._unfinished: OrderedDict[Hashable, codecs.IncrementalDecoder] = OrderedDict()
 
-    def push(self, key: int, ids: Iterable[int]) -> str:
+    def push(self, key: Hashable, ids: Iterable[int]) -> str:
         """The text that ``ids`` complete in stream ``key``. Special tokens and unknown ids print nothing."""
         data = self._tokenizer.decode_bytes(ids)
         decoder = self._unfinished.pop(key, None) or _Utf8Decoder("replace")
@@ -37,7 +37,7 @@ class StreamDecoder:
                 self._unfinished.popitem(last=False)
         return text
 
-    def finish(self, key: int) -> str:
+    def finish(self, key: Hashable) -> str:
         """End a stream: U+FFFD if it stopped inside a character, else nothing. Unknown keys have nothing left."""
         decoder = self._unfinished.pop(key, None)
         return decoder.decode(b"", final=True) if decoder else ""
