@@ -1,10 +1,13 @@
 """The vision half in plain torch, as the release states it: the oracle for the ONNX graph.
 
-Derived independently of ``nvlm_trt.vision`` and different wherever a different statement of the same model exists: a strided
-convolution instead of a matrix product over patches, all heads with the dummy ones instead of the real ones, a variance that
-divides by the real width instead of a mean, pixel shuffle by indexing instead of transposing. Parameters carry the
-checkpoint's names.
+Derived independently of ``nvlm_trt.vision`` and different wherever a different statement of the same model exists: a
+strided convolution instead of a matrix product over patches, all heads with the dummy ones instead of the real ones,
+a variance that divides by the real width instead of a mean, pixel shuffle by indexing instead of transposing.
+Parameters carry the checkpoint's names.
 """
+
+# torch is not type-checked here, so its Module is Any:
+# mypy: disallow-subclassing-any=False
 
 from __future__ import annotations
 
@@ -52,7 +55,8 @@ class VisionReference(nn.Module):
             module = cls(checkpoint.config.vision)
         names = [name for name in checkpoint.names() if not name.startswith("language_model.")]
         module.load_state_dict({name: read_tensor(checkpoint, name) for name in names}, strict=True, assign=True)
-        return module.eval().requires_grad_(False)
+        module.eval().requires_grad_(False)
+        return module
 
     def forward(self, tiles: NDArray[np.uint8] | Tensor) -> Tensor:
         hidden = self.vision_model(self.normalise(torch.as_tensor(tiles)))

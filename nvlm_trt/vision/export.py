@@ -1,11 +1,13 @@
 """Checkpoint in, vision graph and the few changed tensors out.
 
-A weight of the graph is pointed at where it lies whenever its bytes can serve as they are. The rest goes, one tensor at a
-time, into ``weights.safetensors``: the attention tensors without their dummy heads, and whatever must be rounded to the graph's
-dtype. In the release that is 3.7 of 13.4 GB, all of it stored as float32 and, as bfloat16 once, rounded without loss.
+A weight of the graph is pointed at where it lies whenever its bytes can serve as they are. The rest goes, one tensor
+at a time, into ``weights.safetensors``: the attention tensors without their dummy heads, and whatever must be rounded
+to the graph's dtype. In the release that is 3.7 of 13.4 GB, all of it stored as float32 and, as bfloat16 once,
+rounded without loss.
 
-In ``vision.onnx`` each weight's external location is its real file, offset and length. Put the graph and the side file into
-the checkpoint's folder and any ONNX tool reads them there; our own engines find weights by name and map them.
+In ``vision.onnx`` each weight's external location is its real file, offset and length. Put the graph and the side
+file into the checkpoint's folder and any ONNX tool reads them there; our own engines find weights by name and map
+them.
 """
 
 from __future__ import annotations
@@ -43,9 +45,10 @@ class VisionExport:
 
 
 def export_vision(checkpoint: Checkpoint, out_folder: Path, dtype: GraphDtype = "bfloat16") -> VisionExport:
-    """Write ``vision.onnx``, ``weights.safetensors`` and ``weights.json`` into ``out_folder``, the same bytes every time.
+    """Write ``vision.onnx``, ``weights.safetensors`` and ``weights.json`` into ``out_folder``.
 
-    A float32 graph points at bfloat16 weights too and widens them itself, which is exact.
+    The same checkpoint gives the same bytes. A float32 graph points at bfloat16 weights too and widens them itself,
+    which is exact.
     Raises ``CheckpointError``: E-CKPT-TENSOR, E-CKPT-DUMMY, E-CKPT-NAN (looked for in written tensors only;
     others are not read) and E-CKPT-RANGE for values the dtype cannot hold; ``BuildError`` E-BUILD-WRITE.
     """

@@ -2,20 +2,20 @@
 
     tiles UINT8 [tiles, S, S, 3] ─► scale, mean, std ─► patches ─► InternViT ─► pixel shuffle ─► projector ─► rows
 
-Written, not traced: the file is small and the same each time, needs no torch and no weights, and each initializer carries its
-checkpoint tensor's name. The choices that a reader may wonder about:
+Written, not traced: the file is small and the same each time, needs no torch and no weights, and each initializer
+carries its checkpoint tensor's name. The choices that a reader may wonder about:
 
-* **Weights lie as the checkpoint has them**, ``[out, in]``, with a Transpose in front of each MatMul. Engines fold it when
-  they load; in exchange the bytes can be mapped from the checkpoint's own files.
+* **Weights lie as the checkpoint has them**, ``[out, in]``, with a Transpose in front of each MatMul. Engines fold it
+  when they load; in exchange the bytes can be mapped from the checkpoint's own files.
 * **The patch embedding is a MatMul.** Its kernel equals its stride, so it is a linear layer over each patch, and
   Conv has no bfloat16 in ONNX below opset 22. Patches are laid out channel first, as the kernel ``[out, 3, P, P]`` is.
 * **Strongly typed.** Everything is in the graph's dtype except the pixel arithmetic and the statistics of the norms,
-  which are float32 as in the release's modeling code. The softmax scale sits in the float32 part of the q norm: the constant is
-  not rounded, and it costs no kernel of its own.
+  which are float32 as in the release's modeling code. The softmax scale sits in the float32 part of the q norm: the
+  constant is not rounded, and it costs no kernel of its own.
 * **Softmax is in the graph's dtype.** MatMul, Softmax, MatMul without casts between is what TensorRT fuses into one
   attention kernel, which keeps its sums in float32 inside anyway.
-* **No dummy heads.** The release pads 25 heads to 32 with zeros so that 8 GPUs can share them; they add exactly nothing, and without
-  them the q and k norms divide by their own width again.
+* **No dummy heads.** The release pads 25 heads to 32 with zeros so that 8 GPUs can share them; they add exactly
+  nothing, and without them the q and k norms divide by their own width again.
 * **Opset 20** has GELU as one operator, is read by every TensorRT 10, and gives fewer kernels there than the
   attention operator of opset 23.
 """
@@ -52,9 +52,9 @@ def vision_graph(
 ) -> onnx.ModelProto:
     """The graph for ``config``, computing in ``dtype``.
 
-    Input ``tiles`` UINT8 [tiles, S, S, 3], RGB; output ``rows`` in ``dtype``, [tiles, tokens_per_tile, output_size]; only the
-    number of tiles is dynamic. Every weight is an external initializer, in ``dtype`` unless ``stored`` names another one
-    for it: that one is then cast inside the graph.
+    Input ``tiles`` UINT8 [tiles, S, S, 3], RGB; output ``rows`` in ``dtype``, [tiles, tokens_per_tile, output_size];
+    only the number of tiles is dynamic. Every weight is an external initializer, in ``dtype`` unless ``stored`` names
+    another one for it: that one is then cast inside the graph.
     """
     return _VisionGraph(config, dtype, stored or {}).write()
 

@@ -1,8 +1,8 @@
 """A small writer of ONNX graphs: operators as calls, names as scopes, weights as references.
 
-Every node is named after the place it was written in (``layers.3/attention/MatMul``), and so is its one output; those are
-the names that error messages, profilers and TensorRT's kernel lists show. Constants are kept once however often they are
-used. Weights never enter the file: a parameter is an initializer whose bytes lie elsewhere.
+Every node is named after the place it was written in (``layers.3/attention/MatMul``), and so is its one output; those
+are the names that error messages, profilers and TensorRT's kernel lists show. Constants are kept once however often
+they are used. Weights never enter the file: a parameter is an initializer whose bytes lie elsewhere.
 """
 
 from __future__ import annotations

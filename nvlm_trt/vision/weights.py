@@ -32,8 +32,8 @@ _TAG_OF_ONNX = {number: SAFETENSORS_DTYPE[name] for name, number in ONNX_DTYPE.i
 def map_weights(model: onnx.ModelProto, vision_folder: Path, checkpoint_folder: Path) -> dict[str, NDArray[Any]]:
     """A read-only view of every external initializer's bytes.
 
-    Raises ``ArtefactError``: E-ARTEFACT-CONFIG for a graph of another model than the checkpoint's, E-ARTEFACT-WEIGHTS for
-    weights that are missing, short or not what the graph declares; and what opening the checkpoint raises.
+    Raises ``ArtefactError``: E-ARTEFACT-CONFIG for a graph of another model than the checkpoint's, E-ARTEFACT-WEIGHTS
+    for weights that are missing, short or not what the graph declares; and what opening the checkpoint raises.
     """
     checkpoint = open_checkpoint(checkpoint_folder)
     if graph_config(model) != checkpoint.config.vision:
