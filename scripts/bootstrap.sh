@@ -86,8 +86,8 @@ fi
 say "installing Python packages into .venv for \"$want\" (once; a few minutes, depending on the network)"
 rm -f .venv/stamp-*
 # The build backend comes first and pinned too, because pip does not apply constraints to an isolated build.
-.venv/bin/python -m pip install -q -c constraints.txt hatchling editables
-.venv/bin/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[$want]"
+.venv/bin/python -m pip install -qq -c constraints.txt hatchling editables
+.venv/bin/python -m pip install -qq -c constraints.txt --no-build-isolation -e ".[$want]"
 touch ".venv/stamp-$want-$key"
 # Whatever the demo needs, the tests need too.
 [ "$want" != dev ] || touch ".venv/stamp-serve-$key"

@@ -69,8 +69,9 @@ class _Live(_Lines):
 def _line(report: StepReport) -> str:
     if report.outcome == "left":
         return f"{report.step:20} left   {report.reason}"
-    rate = report.output_bytes / report.seconds if report.seconds else 0
-    work = f", {shown_bytes(rate)}/s" if report.outcome == "built" else ""
+    # Of what is done in a blink the rate says nothing.
+    slow = report.outcome == "built" and report.seconds >= 1
+    work = f", {shown_bytes(report.output_bytes / report.seconds)}/s" if slow else ""
     peak = f", peak {shown_bytes(report.peak_rss_bytes)}"
     return f"{report.step:20} {report.outcome:6} {report.seconds:.1f} s, {shown_bytes(report.output_bytes)}{work}{peak}"
 

@@ -175,13 +175,7 @@ class _DryRun:
 
     def _judge(self, step: Step) -> StepReport:
         old = self._manifest.steps.pop(step.name, None)
-        try:
-            entry = entry_of(step, self._checkpoint, self._recipe, self._manifest, self._memory)
-            due = difference(old, entry, self._out) if old is not None else "it has not run yet"
-        except MissingArtefact as missing:
-            due = f"{missing.artefact} is not there yet"
-        except UnreadFile as unread:
-            due = f"{unread.name} has not been read yet, or has changed"
+        due = self._why_due(step, old) if old is not None else "it has not run yet"
         if old is not None and due is None:
             self._manifest.steps[step.name] = old
             return _report(step, "kept", old, time.monotonic())
@@ -190,6 +184,15 @@ class _DryRun:
             return StepReport(step.name, "would build", outputs=step.outputs, reason=due or "")
         command = step.command(self._recipe, self._checkpoint.config)
         return StepReport(step.name, "left", reason=lacking, command=command)
+
+    def _why_due(self, step: Step, old: StepEntry) -> str | None:
+        try:
+            entry = entry_of(step, self._checkpoint, self._recipe, self._manifest, self._memory)
+        except MissingArtefact as missing:
+            return f"{missing.artefact} will be built anew"
+        except UnreadFile as unread:
+            return f"{unread.name} has changed, or was not read on this machine"
+        return difference(old, entry, self._out)
 
 
 class _Counter:

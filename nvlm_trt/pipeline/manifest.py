@@ -13,9 +13,10 @@ from typing import Literal
 
 import pydantic
 
+from nvlm_trt.checkpoint.disk import sync_folder
 from nvlm_trt.errors import ArtefactError
 
-__all__ = ["MANIFEST", "FileEntry", "Manifest", "StepEntry", "load_manifest", "sync_folder", "write_beside"]
+__all__ = ["MANIFEST", "FileEntry", "Manifest", "StepEntry", "load_manifest", "write_beside"]
 
 MANIFEST = "manifest.json"
 
@@ -50,12 +51,12 @@ class Manifest(_Model):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=2, ensure_ascii=False) + "\n"
 
     def files(self, path: str) -> dict[str, FileEntry]:
-        """The recorded files at ``path`` or below it, whichever step made them."""
+        """The recorded files at ``path`` or below it, whichever step made them; all of them for ""."""
         return {
             name: entry
             for step in self.steps.values()
             for name, entry in step.outputs.items()
-            if name == path or name.startswith(f"{path}/")
+            if not path or name == path or name.startswith(f"{path}/")
         }
 
 
@@ -87,15 +88,6 @@ def write_beside(file: Path, text: str) -> None:
         os.fsync(stream.fileno())
     partial.replace(file)
     sync_folder(file.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unreadable(how: str) -> ArtefactError:

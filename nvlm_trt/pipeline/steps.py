@@ -66,7 +66,14 @@ def _vision_engine(context: StepContext) -> None:
     folder = context.into / "vision"
     folder.mkdir()
     vision = context.recipe.vision
-    build_engine(vision.engine, context.out / "vision", context.checkpoint.root, vision.profile, folder / "vision.plan")
+    build_engine(
+        vision.engine,
+        context.out / "vision",
+        context.checkpoint.root,
+        vision.profile,
+        folder / "vision.plan",
+        progress=context.advance,
+    )
 
 
 def _calibration(context: StepContext) -> None:
@@ -140,14 +147,16 @@ _VISION_ONNX = Step(
     libraries=("ml_dtypes", "onnx"),
 )
 
+# The versions of TensorRT and TensorRT-LLM are those of the container, so its name is in the key. Asking the machine
+# would make a deployment, finished in the container, look stale on the machine that began it.
 _VISION_ENGINES = {
     name: Step(
         name="vision.engine",
         run=_vision_engine,
         tensors=_VISION,
         artefacts=("vision/vision.onnx", "vision/weights.json", "vision/weights.safetensors"),
-        values=("vision.engine", "vision.profile"),
-        outputs=("vision/vision.plan",),
+        values=("container", "vision.engine", "vision.profile"),
+        outputs=("vision/vision.plan", "vision/vision.plan.json"),
         code=("vision",),
         lacking=lacking,
     )
@@ -185,7 +194,14 @@ _DECODER_ENGINES = {
         name="decoder.engine",
         run=_trtllm_engine,
         artefacts=("decoder/checkpoint",),
-        values=("decoder", "prompt.max_images"),
+        values=(
+            "container",
+            "decoder.max_batch_size",
+            "decoder.max_num_tokens",
+            "decoder.max_seq_len",
+            "decoder.tp",
+            "prompt.max_images",
+        ),
         outputs=("decoder/engine",),
         code=("decoder.build_command", "decoder.trtllm_build"),
         lacking=lambda _: lacking_trtllm_build(),

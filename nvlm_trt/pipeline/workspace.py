@@ -15,8 +15,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from nvlm_trt.checkpoint.disk import sync_folder
 from nvlm_trt.errors import BuildError
-from nvlm_trt.pipeline.manifest import sync_folder, write_beside
+from nvlm_trt.pipeline.manifest import write_beside
 
 __all__ = ["Workspace", "open_workspace"]
 

@@ -1,0 +1,46 @@
+"""A finished deployment, as those who serve it see it: where it lies, where its checkpoint lies, how it was built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nvlm_trt.errors import ArtefactError
+from nvlm_trt.pipeline.manifest import load_manifest
+
+__all__ = ["Deployment", "open_deployment"]
+
+_LAST_STEP = "triton.repository"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    folder: Path
+    checkpoint: Path
+    recipe: str
+
+
+def open_deployment(folder: Path, checkpoint: Path | None = None) -> Deployment:
+    """Read the manifest; ``checkpoint`` says where the checkpoint lies now, if not where it was built from.
+
+    Raises ``ArtefactError``: E-ARTEFACT-MANIFEST, E-ARTEFACT-DEPLOYMENT where nothing whole was built,
+    E-ARTEFACT-CHECKPOINT when the checkpoint is not where it was, E-ARTEFACT-FILE for a file that is gone or cut short.
+    """
+    manifest = load_manifest(folder)
+    if manifest is None or _LAST_STEP not in manifest.steps:
+        raise ArtefactError(
+            "E-ARTEFACT-DEPLOYMENT",
+            f"{folder.name or 'The folder'} holds no finished deployment.",
+            "Build one: nvlm-trt build MODEL --recipe embedded -o DIR",
+        )
+    for name, entry in sorted(manifest.files("").items()):
+        if not (folder / name).is_file() or (folder / name).stat().st_size != entry.size:
+            raise ArtefactError("E-ARTEFACT-FILE", f"{name} is gone or cut short.", "Run the same build again.")
+    root = checkpoint or Path(manifest.checkpoint)
+    if not (root / "config.json").is_file():
+        raise ArtefactError(
+            "E-ARTEFACT-CHECKPOINT",
+            "The checkpoint is not where it was when the deployment was built; engines read weights from it.",
+            "Name its folder with --checkpoint.",
+        )
+    return Deployment(folder.resolve(), root.resolve(), str(manifest.recipe.get("name", "")))
