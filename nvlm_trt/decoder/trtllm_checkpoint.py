@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nvlm_trt.checkpoint.base import Checkpoint
+from nvlm_trt.checkpoint.disk import sync_folder, writing
 from nvlm_trt.checkpoint.safetensors_writer import write_safetensors
 from nvlm_trt.checkpoint.tensor_spec import DTYPES, TensorSpec
 from nvlm_trt.decoder import fp8
@@ -72,7 +73,8 @@ def write_trtllm_checkpoint(
             f"The calibration has {len(calibration.layers)} layers, the decoder {config.decoder.num_layers}.",
             "Calibrate this checkpoint anew.",
         )
-    out_folder.mkdir(parents=True, exist_ok=True)
+    with writing(out_folder.name):
+        out_folder.mkdir(parents=True, exist_ok=True)
     (out_folder / "config.json").unlink(missing_ok=True)
     maker = _TensorMaker(checkpoint, calibration)
     stages = [tensor_rules(config.decoder, mapping, stage) for stage in range(pp)]
@@ -94,7 +96,8 @@ def write_trtllm_checkpoint(
 
         entries = [maker.spec(rule) for rule in rules.values()]
         write_safetensors(out_folder / rank_file_name(rank), entries, produce)
-    _write_json(out_folder / "config.json", checkpoint_json(config, mapping))
+    with writing("config.json"):
+        _write_json(out_folder / "config.json", checkpoint_json(config, mapping))
     return ConversionReport(done, tuple(sorted(maker.notes)))
 
 
@@ -179,3 +182,4 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+    sync_folder(path.parent)
