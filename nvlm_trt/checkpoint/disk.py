@@ -19,8 +19,8 @@ def writing(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "the disk is full" if full else "the folder is missing or may not be written"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        what = "no room is left for it" if full else "the folder is missing or may not be written"
         fix = "Free some space." if full else "Check the folder and its permissions."
         raise BuildError("E-BUILD-WRITE", f"{name} cannot be written: {what}.", fix) from None
 

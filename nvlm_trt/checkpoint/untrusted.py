@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,9 +53,9 @@ def read_object(path: Path, code: str) -> tuple[dict[str, Any], bytes]:
     """A JSON file's object and its bytes. Raises ``CheckpointError`` with ``code``."""
     try:
         with path.open("rb") as file:
-            raw = file.read(_MAX_FILE_BYTES + 1)
-        if len(raw) > _MAX_FILE_BYTES:
-            raise ValueError(f"has more than {_MAX_FILE_BYTES} bytes")
+            if os.fstat(file.fileno()).st_size > _MAX_FILE_BYTES:
+                raise ValueError(f"has more than {_MAX_FILE_BYTES} bytes")
+            raw = file.read()
         return parse_object(raw), raw
     except OSError:
         fault = "cannot be opened"
