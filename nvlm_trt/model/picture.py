@@ -144,7 +144,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
     # Transparency given per palette entry makes convert() warn; it never touches the colours.
     image.info.pop("transparency", None)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _smaller(limits: PictureLimits) -> str:

@@ -65,7 +65,7 @@ class RequestFields:
         E-PROMPT-UTF8, E-IMAGE-COUNT, and those of ``read_data_uri``.
         """
         given = {name: value for name, value in values.items() if value is not None}
-        for name in given.keys() - SUPPORTED:
+        for name in sorted(given.keys() - SUPPORTED):
             refuse_unsupported(name, given[name])
         for name in ("text_input", "max_tokens"):
             if name not in given:
@@ -73,10 +73,13 @@ class RequestFields:
         uris = _items(given.get("image_url_input", ()))
         check_image_count(len(uris), max_images)
         limits = picture_limits or PictureLimits()
-        read = {name: _READERS[name](name, given[name]) for name in _READERS.keys() & given.keys()}
+        read, sampling = (
+            {name: reader(name, given[name]) for name, reader in readers.items() if name in given}
+            for readers in (_READERS, _SAMPLING)
+        )
         return cls(
             images=tuple(read_data_uri(_uri(uri), limits, f"Picture {n}") for n, uri in enumerate(uris, 1)),
-            sampling=_sampling({name: _SAMPLING[name](name, given[name]) for name in _SAMPLING.keys() & given.keys()}),
+            sampling=_sampling(sampling),
             **read,
         )
 

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nvlm_trt.model.tokenizer import NvlmTokenizer
+from tests.model.qwen_ranks import write_qwen_tokenizer
+
+
+@pytest.fixture(scope="session")
+def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with Qwen's real tokenizer in the release's layout; to be read, not changed."""
+    folder = tmp_path_factory.mktemp("qwen")
+    write_qwen_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qwen(qwen_folder: Path) -> NvlmTokenizer:
+    return NvlmTokenizer.from_folder(qwen_folder)
