@@ -5,7 +5,8 @@ samples' hidden states go through a layer, then that layer's weights are let go 
 one layer's working set and the hidden states, whatever the number of layers; the checkpoint is read once. The result is
 that of running the whole model on the samples, bit for bit, because the same operations see the same numbers.
 
-Calibration runs in float32 on the unquantised weights, like the reference stack's own calibrators do in bfloat16.
+Calibration runs in float32 on the unquantised weights. Repeating it gives equal bytes; another number of BLAS threads
+sums in another order and may move the last bits.
 """
 
 from __future__ import annotations
