@@ -211,6 +211,7 @@ def test_an_error_names_the_picture():
 
 
 @given(st.binary(max_size=100), st.sampled_from(["png", "jpeg", "svg+xml", "PNG;charset=utf-8"]), st.booleans())
+@settings(deadline=None)
 def test_data_uris_carry_any_bytes(data, kind, as_text):
     uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     assert read_data_uri(uri if as_text else uri.encode()) == data
@@ -264,3 +265,31 @@ def _png(width: int, height: int, *, depth: int, colour: int, rows: bytes) -> by
         for kind, data in [*chunks, (b"IEND", b"")]
     )
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_tiffs_own_orientation_is_applied_while_it_is_decoded():
+    image = decode_picture(encoded(pattern(), "TIFF", tiffinfo={274: 6}))
+    assert image.tobytes() == pattern().transpose(Image.Transpose.ROTATE_270).tobytes()
+
+
+def test_twelve_bit_greys_keep_their_upper_eight_bits():
+    packed = bytes([0x12, 0x3F, 0xFF, 0x00, 0x0A, 0xBC])
+    rows = decode_picture(_tiff_of_12_bits(4, 1, packed))
+    assert np.asarray(rows)[0, :, 0].tolist() == [0x12, 0xFF, 0x00, 0xAB]
+
+
+def _tiff_of_12_bits(width: int, height: int, packed: bytes) -> bytes:
+    tags = [
+        (256, width),
+        (257, height),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, height),
+        (279, len(packed)),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + len(packed))
+    return head + packed + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvlm_trt.errors import RequestError
@@ -19,11 +19,13 @@ def test_the_form_of_tensorrt_llm():
 
 
 @given(WORDS)
+@settings(deadline=None)
 def test_there_and_back(words):
     assert from_tensor(to_tensor(words)) == words
 
 
 @given(WORDS, st.integers(0, 5))
+@settings(deadline=None)
 def test_filling_changes_nothing(words, extra):
     tensor = to_tensor(words)
     filled = np.zeros((1, 2, tensor.shape[2] + extra), np.int32)
@@ -54,6 +56,7 @@ def test_what_is_refused(tensor):
 
 
 @given(st.lists(st.lists(st.integers(-3, 6), min_size=1, max_size=5), min_size=2, max_size=2))
+@settings(deadline=None)
 def test_any_two_rows_are_words_or_refused(rows):
     width = min(map(len, rows))
     tensor = np.array([[row[:width] for row in rows]], np.int32)
