@@ -21,7 +21,7 @@ from nvlm_trt.checkpoint.disk import sync_folder, writing
 from nvlm_trt.checkpoint.safetensors_header import render_header
 from nvlm_trt.checkpoint.tensor_spec import DTYPES, TensorSpec
 
-__all__ = ["TensorSpec", "write_safetensors"]
+__all__ = ["Produce", "TensorSpec", "write_safetensors"]
 
 Produce = Callable[[str], "NDArray[Any] | Iterator[NDArray[Any]]"]
 _RANK = {tag: rank for rank, tag in enumerate(DTYPES)}
