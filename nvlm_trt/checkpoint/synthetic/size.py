@@ -61,7 +61,7 @@ SIZES: Mapping[str, CheckpointSize] = MappingProxyType(
             kv_heads=2,
             base_vocab=2000,
             vocab_size=2048,
-            max_positions=4096,
+            max_positions=8192,
             max_tiles=6,
         ),
         # 150 million parameters: large enough that speed is a matter of arithmetic and bandwidth, not of overhead.
