@@ -32,9 +32,11 @@ __all__ = [
     "RequestError",
     "ServerError",
     "UsageError",
+    "from_message",
 ]
 
 _CODE = re.compile(r"E(-[A-Z0-9]+){2,}")
+_IN_MESSAGE = re.compile(r"\b(E-([A-Z]+)(?:-[A-Z0-9]+)+): (.+)", re.DOTALL)
 
 
 class NvlmError(Exception):
@@ -97,3 +99,33 @@ class OverloadedError(NvlmError):
 class CancelledError(NvlmError):
     exit_code = 11
     http_status = 499
+
+
+_FAMILIES: dict[str, type[NvlmError]] = {
+    "USAGE": UsageError,
+    "RECIPE": UsageError,
+    "IMAGE": RequestError,
+    "PROMPT": RequestError,
+    "PARAM": RequestError,
+    "CONFIG": CheckpointError,
+    "CKPT": CheckpointError,
+    "TOKENIZER": CheckpointError,
+    "ARTEFACT": ArtefactError,
+    "ENGINE": ArtefactError,
+    "BUILD": BuildError,
+    "TOOL": MissingToolError,
+    "SERVER": ServerError,
+    "BUSY": OverloadedError,
+    "CANCEL": CancelledError,
+}
+
+
+def from_message(text: str) -> NvlmError | None:
+    """The error whose ``str`` stands in ``text``, or None: servers pass errors on as text, often with a prefix.
+
+    ``what`` and ``fix`` come back as one sentence after the other in ``what``.
+    """
+    found = _IN_MESSAGE.search(text)
+    if found is None or found[2] not in _FAMILIES:
+        return None
+    return _FAMILIES[found[2]](found[1], found[3].strip())

@@ -1,0 +1,93 @@
+"""An answer: its pieces as they come, and all of them together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from nvlm_trt.errors import ServerError
+
+__all__ = ["Answer", "AnswerStream", "Chunk", "PromptFacts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One response: the text it completes and the tokens it counts. ``log_probs`` only where they were asked for."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    log_probs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    text: str
+    input_tokens: int
+    output_tokens: int
+    time_to_first_token_s: float
+    total_s: float
+    log_probs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFacts:
+    """What a question costs before it is asked.
+
+    ``image_sizes`` are (width, height) in pixels, ``tile_grids`` (columns, rows), one of each for a picture.
+    """
+
+    input_tokens: int
+    image_sizes: tuple[tuple[int, int], ...]
+    tile_grids: tuple[tuple[int, int], ...]
+
+
+class AnswerStream:
+    """Iterate for the chunks of one answer. To leave early, ``close`` it: the server stops working on it then."""
+
+    def __init__(self, chunks: Generator[Chunk, None, None], request_id: str) -> None:
+        self.request_id = request_id
+        self._chunks = chunks
+        self._received: list[Chunk] = []
+        self._started_s = time.monotonic()
+        self._first_s: float | None = None
+        self._last_s = self._started_s
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self
+
+    def __next__(self) -> Chunk:
+        chunk = next(self._chunks)
+        self._last_s = time.monotonic()
+        if self._first_s is None and chunk.output_tokens:
+            self._first_s = self._last_s
+        self._received.append(chunk)
+        return chunk
+
+    def finish(self) -> Answer:
+        """Wait for the end; the whole answer, chunks already taken included."""
+        for _ in self:
+            pass
+        if not self._received:
+            raise ServerError("E-SERVER-EMPTY", "The server ended its answer before it began.", "Ask again.")
+        return Answer(
+            text="".join(chunk.text for chunk in self._received),
+            input_tokens=self._received[0].input_tokens,
+            output_tokens=sum(chunk.output_tokens for chunk in self._received),
+            time_to_first_token_s=(self._first_s or self._last_s) - self._started_s,
+            total_s=self._last_s - self._started_s,
+            log_probs=tuple(log_prob for chunk in self._received for log_prob in chunk.log_probs),
+        )
+
+    def close(self) -> None:
+        self._chunks.close()
+
+    def __enter__(self) -> AnswerStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

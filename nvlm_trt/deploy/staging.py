@@ -1,0 +1,60 @@
+"""A copy of a deployment's model repository that one server run may use: real folders, in a path without blanks.
+
+Triton hands the repository's path to its model processes through an unquoted shell line, so no blank or shell
+character may be in it; the folders of the deployment itself reach the models as parameters and may be called anything.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from nvlm_trt.deploy.model_config import ModelConfig, read_model_config, write_model_config
+from nvlm_trt.deploy.repository import MODELS
+from nvlm_trt.errors import ServerError
+
+__all__ = ["make_work_folder", "stage_repository"]
+
+_PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
+
+
+def make_work_folder() -> Path:
+    """A fresh folder with a plain path. Raises ``ServerError`` E-SERVER-PATH where there is none to be had."""
+    for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):
+        if _PLAIN.fullmatch(parent):
+            try:
+                return Path(tempfile.mkdtemp(prefix="nvlm-trt-", dir=parent))
+            except OSError:
+                continue
+    raise ServerError(
+        "E-SERVER-PATH",
+        "There is no temporary folder that can be written and has no blank or special character in its path.",
+        "Set TMPDIR to one.",
+    )
+
+
+def stage_repository(deployment_dir: Path, checkpoint_dir: Path, folder: Path) -> None:
+    """Copy ``deployment_dir/triton_repo`` to ``folder`` with ``/deployment`` and ``/checkpoint`` replaced.
+
+    Raises ``ArtefactError`` E-ARTEFACT-TRITON if a model is missing or damaged.
+    """
+    real = {"/deployment": str(deployment_dir.resolve()), "/checkpoint": str(checkpoint_dir.resolve())}
+    for name in MODELS:
+        source = deployment_dir / "triton_repo" / name
+        config = read_model_config(source / "config.pbtxt")
+        _replace_folders(config, real)
+        (folder / name / "1").mkdir(parents=True)
+        write_model_config(config, folder / name / "config.pbtxt")
+        if (source / "1" / "model.py").exists():
+            shutil.copyfile(source / "1" / "model.py", folder / name / "1" / "model.py")
+
+
+def _replace_folders(config: ModelConfig, real: dict[str, str]) -> None:
+    for key, parameter in config.parameters.items():
+        if not key.endswith(("_dir", "_path")):
+            continue
+        for mounted, folder in real.items():
+            if parameter.string_value == mounted or parameter.string_value.startswith(mounted + "/"):
+                parameter.string_value = folder + parameter.string_value[len(mounted) :]

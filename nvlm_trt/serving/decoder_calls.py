@@ -1,0 +1,137 @@
+"""Requests of the ``tensorrt_llm`` model that are open in the embedded decoder, free of Triton.
+
+A request is answered through its ``Reply``, from the engine's thread. It ends early in two ways: its own client goes
+away, which is looked for every ``poll_s`` seconds because Triton tells nobody, or a second request with the same id and
+``stop`` set arrives, which is the only way to end one that came through an ensemble. A stop is answered with nothing,
+also when there was nothing to end: it may have ended by itself a moment before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nvlm_trt.embedded.request import DecoderEngine, Emission, FinishReason
+from nvlm_trt.errors import CancelledError, NvlmError, RequestError, ServerError
+from nvlm_trt.serving.decoder_tensors import DecoderCall, asks_to_stop, read_call, write_tensors
+
+__all__ = ["DecoderCalls", "Reply"]
+
+
+class Reply(Protocol):
+    """The way back to one request's client. ``final`` ends it; nothing may be sent afterwards."""
+
+    def send(self, tensors: Mapping[str, NDArray[Any]], *, final: bool) -> None: ...
+
+    def fail(self, error: NvlmError) -> None:
+        """Send an error; final."""
+
+    def end(self) -> None:
+        """Final, without an answer."""
+
+    def is_cancelled(self) -> bool: ...
+
+
+_NOTHING = Emission(())
+
+
+@dataclass(slots=True)
+class _Open:
+    """One request in the engine, whose listener it is. ``held`` is what a request that does not stream has so far."""
+
+    client_id: str
+    engine_id: str
+    call: DecoderCall
+    reply: Reply
+    owner: DecoderCalls
+    cum_log_prob: float = 0.0
+    held: Emission = _NOTHING
+
+    def __call__(self, emission: Emission) -> None:
+        self.cum_log_prob += float(np.sum(emission.log_probs))
+        if emission.finish is not None:
+            self.owner.forget(self)
+        if emission.finish in (FinishReason.CANCELLED, FinishReason.ERROR):
+            self.reply.fail(emission.error or _ended(emission.finish))
+            return
+        if not self.call.streaming:
+            self.held = Emission(self.held.tokens + emission.tokens, self.held.log_probs + emission.log_probs)
+            emission = Emission(self.held.tokens, self.held.log_probs, emission.finish)
+        if self.call.streaming or emission.finish is not None:
+            tensors = write_tensors(self.call, emission, self.cum_log_prob)
+            self.reply.send(tensors, final=emission.finish is not None)
+
+
+class DecoderCalls:
+    """Owns ``engine``. All methods may be called from any thread."""
+
+    def __init__(self, engine: DecoderEngine, poll_s: float = 0.1) -> None:
+        self._engine = engine
+        self._poll_s = poll_s
+        self._open: dict[str, _Open] = {}
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._closing = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="decoder-watch", daemon=True)
+        self._watcher.start()
+
+    def take(self, client_id: str, tensors: Mapping[str, NDArray[Any]], reply: Reply) -> None:
+        """Answer one request through ``reply``, now or later. Raises what is wrong with it, and answers nothing then.
+
+        Raises ``RequestError`` (those of ``read_call``; E-PARAM-ID for an id that is in use), ``OverloadedError``.
+        """
+        if asks_to_stop(tensors):
+            if not client_id:
+                raise RequestError("E-PARAM-ID", "A stop request needs the id of what to stop.", 'Add "id".')
+            self.stop(client_id)
+            reply.end()
+            return
+        engine_id = f"{next(self._numbers)}"
+        entry = _Open(client_id, engine_id, read_call(tensors, engine_id), reply, self)
+        with self._lock:
+            if client_id and any(other.client_id == client_id for other in self._open.values()):
+                raise RequestError(
+                    "E-PARAM-ID", "The request's id belongs to a request that is still open.", "Give each its own id."
+                )
+            self._open[engine_id] = entry
+        try:
+            self._engine.submit(entry.call.request, entry)
+        except BaseException:
+            self.forget(entry)
+            raise
+
+    def stop(self, client_id: str) -> None:
+        with self._lock:
+            ids = [entry.engine_id for entry in self._open.values() if entry.client_id == client_id]
+        for engine_id in ids:
+            self._engine.cancel(engine_id)
+
+    def forget(self, entry: _Open) -> None:
+        with self._lock:
+            self._open.pop(entry.engine_id, None)
+
+    def close(self) -> None:
+        """Close the engine, which ends every open request."""
+        self._closing.set()
+        self._watcher.join()
+        self._engine.close()
+
+    def _watch(self) -> None:
+        while not self._closing.wait(self._poll_s):
+            with self._lock:
+                entries = list(self._open.values())
+            for entry in entries:
+                if entry.reply.is_cancelled():
+                    self._engine.cancel(entry.engine_id)
+
+
+def _ended(finish: FinishReason) -> NvlmError:
+    if finish is FinishReason.CANCELLED:
+        return CancelledError("E-CANCEL-STOPPED", "The request was stopped before its end.")
+    return ServerError("E-SERVER-INTERNAL", "The decoder failed.", "The server's log says why.")

@@ -1,0 +1,33 @@
+"""The tensors of the ``postprocessing`` model: the decoder's tokens in, text out.
+
+An ensemble tells its last step nothing but the decoder's tensors and the request's id, not even that this response is
+the last. So a stream is known by its id, and it is over when a response holds no token or ends with the end token; one
+that was cut inside a character at ``max_tokens`` loses that character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nvlm_trt.serving.detokenize import StreamDecoder
+
+__all__ = ["decode_response"]
+
+
+def decode_response(
+    decoder: StreamDecoder, tensors: Mapping[str, NDArray[Any]], request_id: str, eos_id: int
+) -> dict[str, NDArray[Any]]:
+    """``text_output`` STRING [1] for ``output_ids`` INT32 [1, 1, n], of which ``sequence_length`` INT32 [1, 1] count.
+
+    Requests without an id do not stream, so each of their responses is whole.
+    """
+    length = int(tensors["sequence_length"].flat[0])
+    ids = tensors["output_ids"].reshape(-1)[:length].tolist()
+    text = decoder.push(request_id, ids)
+    if not request_id or not ids or ids[-1] == eos_id:
+        text += decoder.finish(request_id)
+    return {"text_output": np.array([text.encode()], np.object_)}

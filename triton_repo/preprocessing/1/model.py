@@ -1,0 +1,28 @@
+"""Checks a request and turns it into what the engines read."""
+
+from nvlm_trt.model.prompt import PromptStyle
+from nvlm_trt.serving.preprocess import Preprocessor
+from nvlm_trt.serving.preprocess_tensors import check_stream_id, client_values, write_prepared
+from nvlm_trt.serving.triton import Parameters, answer_all, read_inputs, read_parameters, reporting_start
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        parameters = Parameters(args)
+        with reporting_start():
+            self._preprocessor = Preprocessor.from_folder(
+                parameters.path("model_dir"),
+                style=PromptStyle(parameters.text("prompt_style")),
+                system=parameters.text("system"),
+                max_images=parameters.integer("max_images"),
+                max_seq_len=parameters.integer("max_seq_len"),
+            )
+
+    def execute(self, requests):
+        return answer_all(requests, self._answer)
+
+    def _answer(self, request):
+        values = client_values(read_inputs(request), read_parameters(request))
+        prepared = self._preprocessor.prepare_client(values)
+        check_stream_id(prepared.stream, request.request_id())
+        return write_prepared(prepared)

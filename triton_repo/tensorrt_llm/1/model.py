@@ -1,0 +1,30 @@
+"""The embedded decoder behind TensorRT-LLM's tensors. Not used in production, where the backend is TensorRT-LLM's."""
+
+from nvlm_trt.embedded.engine import EmbeddedEngine
+from nvlm_trt.serving.decoder_calls import DecoderCalls
+from nvlm_trt.serving.triton import Parameters, TritonReply, read_inputs, reporting_start
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        parameters = Parameters(args)
+        with reporting_start():
+            engine = EmbeddedEngine(
+                parameters.path("gpt_model_path"),
+                max_batch_size=parameters.max_batch_size,
+                max_seq_len=parameters.integer("max_seq_len"),
+                max_num_tokens=parameters.integer("max_num_tokens"),
+                quantize_activations=parameters.flag("quantize_activations"),
+            )
+        self._calls = DecoderCalls(engine)
+
+    def execute(self, requests):
+        for request in requests:
+            reply = TritonReply(request)
+            try:
+                self._calls.take(request.request_id(), read_inputs(request), reply)
+            except Exception as error:
+                reply.fail(error)
+
+    def finalize(self):
+        self._calls.close()
