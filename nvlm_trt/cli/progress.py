@@ -69,9 +69,9 @@ class _Live(_Lines):
 def _line(report: StepReport) -> str:
     if report.outcome == "left":
         return f"{report.step:20} left   {report.reason}"
-    # Of what is done in a blink the rate says nothing.
-    slow = report.outcome == "built" and report.seconds >= 1
-    work = f", {shown_bytes(report.output_bytes / report.seconds)}/s" if slow else ""
+    # Of a few bytes, or of what is done in a blink, the rate says nothing.
+    telling = report.outcome == "built" and report.seconds >= 1 and report.output_bytes >= 10_000_000
+    work = f", {shown_bytes(report.output_bytes / report.seconds)}/s" if telling else ""
     peak = f", peak {shown_bytes(report.peak_rss_bytes)}"
     return f"{report.step:20} {report.outcome:6} {report.seconds:.1f} s, {shown_bytes(report.output_bytes)}{work}{peak}"
 

@@ -60,6 +60,8 @@ def build(
     if out.resolve().is_relative_to(checkpoint_path.resolve()):
         raise BuildError("E-BUILD-INSIDE", "The output folder lies in the checkpoint's.", "Choose another with -o.")
     ordered = in_order(steps if steps is not None else steps_for(recipe))
+    for step in ordered:
+        step.command(recipe, checkpoint.config)  # a recipe that the model cannot have shows before the long work
     if dry_run:
         reports = _DryRun(checkpoint, recipe, out).reports(ordered)
     else:

@@ -8,7 +8,6 @@ An engine that reads the shared artefact itself (ONNX Runtime, the embedded deco
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from pathlib import PurePosixPath
 
@@ -45,7 +44,10 @@ def steps_for(recipe: Recipe) -> list[Step]:
 
 
 def _inspect(context: StepContext) -> None:
-    importlib.import_module("nvlm_trt.serving.preprocess")  # tokenizers: a missing one shows before the long work
+    from nvlm_trt.model.tokenizer import NvlmTokenizer
+
+    # Here, so that a broken tokenizer shows before the long work and not after.
+    NvlmTokenizer.from_folder(context.checkpoint.root)
     folder = context.into / "model"
     folder.mkdir()
     for name in _DOCUMENTS:

@@ -1,0 +1,146 @@
+"""The command tree, its options, its exit codes: a list, so that a change to it is seen."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import nvlm_trt.errors
+from nvlm_trt.cli import main
+from nvlm_trt.errors import NvlmError
+
+ROOT = Path(__file__).parents[2]
+
+TREE = {
+    "doctor": {"--json", "--quiet"},
+    "inspect": {"--json", "--quiet"},
+    "build": {"--recipe", "-o", "--dry-run", "--json", "--quiet"},
+    "serve": {
+        "--host",
+        "--http-port",
+        "--grpc-port",
+        "--metrics-port",
+        "--checkpoint",
+        "--dry-run",
+        "--json",
+        "--quiet",
+    },
+    "ask": {
+        *("--image", "--protocol", "--stream", "--max-tokens", "--temperature", "--top-k", "--top-p", "--seed"),
+        *("--checkpoint", "--json", "--quiet"),
+    },
+}
+EXIT_CODES = {
+    "UsageError": 2,
+    "RequestError": 4,
+    "CheckpointError": 5,
+    "ArtefactError": 6,
+    "BuildError": 7,
+    "MissingToolError": 8,
+    "ServerError": 9,
+    "OverloadedError": 10,
+    "CancelledError": 11,
+}
+
+
+def test_the_command_tree() -> None:
+    told = {
+        name: {option.opts[0] for option in command.params if isinstance(option, click.Option)}
+        for name, command in main.commands.items()
+    }
+    assert told == TREE
+
+
+def test_exit_codes() -> None:
+    assert {cls.__name__: cls.exit_code for cls in NvlmError.__subclasses__()} == EXIT_CODES
+
+
+@pytest.mark.parametrize("name", sorted(EXIT_CODES))
+def test_an_error_is_one_line_and_its_exit_code(name: str) -> None:
+    error = getattr(nvlm_trt.errors, name)("E-TEST-WHAT", "It broke.", "Mend it.")
+
+    @click.command("fail")
+    def fail() -> None:
+        raise error
+
+    main.add_command(fail)
+    try:
+        result = CliRunner().invoke(main, ["fail"])
+    finally:
+        del main.commands["fail"]
+    assert result.exit_code == EXIT_CODES[name]
+    assert result.stdout == ""
+    assert result.stderr == "error: E-TEST-WHAT: It broke. Mend it.\n"
+
+
+def test_a_bug_shows_its_traceback() -> None:
+    @click.command("fail")
+    def fail() -> None:
+        raise KeyError("bug")
+
+    main.add_command(fail)
+    try:
+        result = CliRunner().invoke(main, ["fail"])
+    finally:
+        del main.commands["fail"]
+    assert isinstance(result.exception, KeyError)
+
+
+def test_every_command_and_option_has_help() -> None:
+    for name, command in main.commands.items():
+        assert command.help, name
+        for option in command.params:
+            assert not isinstance(option, click.Option) or option.help, f"{name} {option.name}"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "from nvlm_trt.cli import main\n"
+        "for name in [None, *main.commands]:\n"
+        "    main([name, '--help'] if name else ['--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'tokenizers', 'tritonclient', 'grpc', 'rich', 'pydantic'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+
+
+def test_the_commands_page_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/generate_docs.py", "--check"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_page_names_every_option() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    for name, command in main.commands.items():
+        section = page.partition(f"## nvlm-trt {name}\n")[2].partition("\n## ")[0]
+        assert section, name
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert all(opt in section for opt in option.opts), f"{name} {option.opts}"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nothing"], ["build"], ["inspect"], ["serve", "--http-port", "70000", "x"], ["doctor", "--nothing"]]
+)
+def test_a_command_line_that_cannot_be_meant_exits_2(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(main, ["--version"]).stdout == f"nvlm-trt, version {nvlm_trt.__version__}\n"

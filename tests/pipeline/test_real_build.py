@@ -1,0 +1,188 @@
+"""Builds of the small checkpoint with the real steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from nvlm_trt.cli import main
+from nvlm_trt.pipeline.builder import build
+from nvlm_trt.pipeline.deployment import open_deployment
+from nvlm_trt.pipeline.manifest import load_manifest
+from nvlm_trt.resources import resource_folder
+from tests.pipeline.toys import snapshot
+
+ROOT = Path(__file__).parents[2]
+EMBEDDED_STEPS = ["inspect", "vision.onnx", "decoder.calibration", "decoder.checkpoint", "triton.repository"]
+GPU_STEPS = ["vision.engine", "decoder.engine"]
+
+
+@pytest.fixture(scope="module")
+def built(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "embedded"
+    build(small_checkpoint, "embedded", out)
+    return out
+
+
+def changed_recipe(name: str, file: Path, old: str, new: str) -> str:
+    text = (resource_folder("recipes") / f"{name}.toml").read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+    return str(file)
+
+
+def test_everything_that_was_promised_is_there(built: Path, small_checkpoint: Path) -> None:
+    manifest = load_manifest(built)
+    assert manifest is not None
+    assert list(manifest.steps) == sorted(EMBEDDED_STEPS)
+    for file in ("vision/vision.onnx", "decoder/checkpoint/rank0.safetensors", "triton_repo/ensemble/config.pbtxt"):
+        assert (built / file).is_file()
+    assert set(manifest.files("")) == set(snapshot(built)) - {"manifest.json"}
+    deployment = open_deployment(built)
+    assert deployment.checkpoint == small_checkpoint.resolve()
+    assert deployment.recipe == "embedded"
+
+
+def test_nothing_but_the_manifest_names_a_place(built: Path, small_checkpoint: Path) -> None:
+    for name, data in snapshot(built).items():
+        assert str(built).encode() not in data, name
+        assert name == "manifest.json" or str(small_checkpoint).encode() not in data, name
+
+
+def test_building_twice_gives_the_same_bytes(built: Path, small_checkpoint: Path, tmp_path: Path) -> None:
+    build(small_checkpoint, "embedded", tmp_path / "again")
+    assert snapshot(tmp_path / "again") == snapshot(built)
+
+
+def test_only_the_batch_size_changed(small_checkpoint: Path, tmp_path: Path) -> None:
+    build(small_checkpoint, "embedded", tmp_path / "out")
+    recipe = changed_recipe("embedded", tmp_path / "other.toml", "max_batch_size = 32", "max_batch_size = 4")
+    result = build(small_checkpoint, recipe, tmp_path / "out")
+    assert [report.step for report in result.steps if report.outcome == "built"] == ["triton.repository"]
+
+
+def test_a_production_recipe_builds_what_it_can_and_lists_the_rest(small_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = changed_recipe("h200x1-fp8", tmp_path / "h.toml", "tp = 1", "tp = 2")
+    arguments = ["build", str(small_checkpoint), "--recipe", recipe, "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert [step["step"] for step in told["steps"] if step["outcome"] == "left"] == GPU_STEPS
+    assert not told["complete"]
+    engine = next(step for step in told["steps"] if step["step"] == "decoder.engine")
+    assert engine["command"][:3] == ["trtllm-build", "--checkpoint_dir", "/deployment/decoder/checkpoint"]
+    command = told["finish_command"]
+    assert command[:2] == ["docker", "run"]
+    assert f"{tmp_path / 'out'}:/deployment" in command
+    assert f"{small_checkpoint}:/checkpoint:ro" in command
+    assert f"{recipe}:/recipe.toml:ro" in command
+    assert "nvlm-trt build /checkpoint --recipe /recipe.toml -o /deployment" in command[-1]
+    manifest = load_manifest(tmp_path / "out")
+    assert manifest is not None
+    assert set(manifest.steps) == set(EMBEDDED_STEPS)
+    assert {"decoder/checkpoint/rank0.safetensors", "decoder/checkpoint/rank1.safetensors"} <= set(manifest.files(""))
+    text = CliRunner().invoke(main, arguments, catch_exceptions=False).stdout
+    assert "trtllm-build" in text
+    assert "docker run" in text
+
+
+def test_both_recipes_share_what_they_can(built: Path, small_checkpoint: Path, tmp_path: Path) -> None:
+    """What was verified with the embedded engines is byte for byte what the GPU machine compiles."""
+    build(small_checkpoint, "h200x1-fp8", tmp_path / "out")
+    here, there = snapshot(built), snapshot(tmp_path / "out")
+    shared = [name for name in here if name.startswith(("model/", "vision/", "decoder/"))]
+    assert {name: there[name] for name in shared} == {name: here[name] for name in shared}
+
+
+def start(checkpoint: Path, out: Path) -> subprocess.Popen[bytes]:
+    arguments = ["build", str(checkpoint), "--recipe", "embedded", "-o", str(out), "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-m", "nvlm_trt", *arguments], env=environment, stdout=subprocess.PIPE)
+
+
+def test_a_killed_build_goes_on_to_the_same_bytes(built: Path, small_checkpoint: Path, tmp_path: Path) -> None:
+    """Kills land anywhere: before the folder exists, in a step, in a rename, in the manifest, after the end."""
+    chance = random.Random(0)
+    out = tmp_path / "out"
+    for _ in range(5):
+        process = start(small_checkpoint, out)
+        deadline = time.monotonic() + 30
+        while not out.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.8))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        manifest = load_manifest(out)
+        if manifest is not None:
+            for name, entry in manifest.files("").items():
+                assert (out / name).stat().st_size == entry.size
+    process = start(small_checkpoint, out)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert snapshot(out) == snapshot(built)
+    assert not list(out.rglob("*.partial"))
+
+
+def test_interrupting_exits_130_and_cleans_up(small_checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(small_checkpoint, out)
+    while not (out / "manifest.json").exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stdout == b""
+    assert not list(out.rglob("*.partial"))
+
+
+def test_the_lines_of_a_build(small_checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ["build", str(small_checkpoint), "--recipe", "embedded", "-o", str(tmp_path / "out")]
+    first = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    lines = first.stderr.splitlines()
+    assert [line.split()[:3] for line in lines] == [
+        [f"[{number}/5]", step, "built"] for number, step in enumerate(EMBEDDED_STEPS, start=1)
+    ]
+    assert all("peak" in line for line in lines)
+    assert f"next: nvlm-trt serve {tmp_path / 'out'}" in first.stdout
+    quiet = CliRunner().invoke(main, [*arguments, "--quiet"], catch_exceptions=False)
+    assert quiet.stderr == ""
+    dry = CliRunner().invoke(main, [*arguments, "--dry-run"], catch_exceptions=False)
+    assert [line.split() for line in dry.stdout.splitlines()] == [[step, "kept"] for step in EMBEDDED_STEPS]
+    assert dry.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "exit_code"),
+    [
+        ("nonsense = 1", "E-RECIPE-KEY", 2),
+        ("[vision", "E-RECIPE-SYNTAX", 2),
+        (None, "E-RECIPE-NAME", 2),
+    ],
+)
+def test_a_bad_recipe(small_checkpoint: Path, tmp_path: Path, text: str | None, code: str, exit_code: int) -> None:
+    file = tmp_path / "mine.toml"
+    if text is not None:
+        file.write_text(text)
+    arguments = ["build", str(small_checkpoint), "--recipe", str(file), "-o", str(tmp_path / "out"), "--json"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == exit_code
+    assert json.loads(result.stdout)["error"]["code"] == code
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_the_model_cannot_have_is_refused_before_any_work(small_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = changed_recipe("h200x1-fp8", tmp_path / "h.toml", "max_seq_len = 8192", "max_seq_len = 9000")
+    arguments = ["build", str(small_checkpoint), "--recipe", recipe, "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: E-RECIPE-SEQ")
+    assert not (tmp_path / "out").exists()
