@@ -209,7 +209,8 @@ SUPPORTED = frozenset({*_READERS, *_SAMPLING, "image_url_input"})
 
 _BEAMS = "needs beam search, which is not offered"
 _LOGITS = "is not offered: logits stay in the engine"
-_COUNTS = "is not offered: counts and timings are in the metrics"
+_COUNTS = "is not offered: timings are in the metrics"
+_ALWAYS = "is true or false: every response counts its tokens either way"
 _TABLE = "is made by the server from the pictures"
 _BIAS, _LORA, _GUIDED = "is not offered: biases", "is not offered: adapters", "is not offered: guided decoding"
 _PIXELS = "is not read: pictures are sent as data URIs in image_url_input"
@@ -223,8 +224,8 @@ UNSUPPORTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "return_context_logits": ((False,), _LOGITS),
     "return_generation_logits": ((False,), _LOGITS),
     "return_perf_metrics": ((False,), _COUNTS),
-    "return_num_input_tokens": ((False,), _COUNTS),
-    "return_num_output_tokens": ((False,), _COUNTS),
+    "return_num_input_tokens": ((False, True), _ALWAYS),
+    "return_num_output_tokens": ((False, True), _ALWAYS),
     "prompt_embedding_table": ((), _TABLE),
     "prompt_table_extra_id": ((), _TABLE),
     "prompt_vocab_size": ((), _TABLE),
