@@ -59,6 +59,9 @@ def write_repository(recipe: Recipe, config: NvlmConfig, out_folder: Path) -> No
         write_model_config(model, out_folder / name / "config.pbtxt")
         if model.backend == "python":
             shutil.copyfile(sources / name / "1" / "model.py", version / "model.py")
+        else:
+            # Triton wants the version's folder, and archives and object stores lose empty ones.
+            (version / ".keep").touch()
 
 
 def _embed(decoder: ModelConfig, recipe: Recipe) -> None:

@@ -142,7 +142,7 @@ class TritonServer:
         return ServerError("E-SERVER-START", f"The server ended at its start with status {status}.", _SEE_LOG)
 
 
-_SEE_LOG = "Its log, server.log in the deployment's folder, says more."
+_SEE_LOG = "The server's log says more; it is kept beside the deployment unless it was sent elsewhere."
 
 
 class _BadStart(ServerError):

@@ -2,6 +2,7 @@
 
 Triton hands the repository's path to its model processes through an unquoted shell line, so no blank or shell
 character may be in it; the folders of the deployment itself reach the models as parameters and may be called anything.
+Beside each model lies a link to this package, so that the models run the code that started them, installed or not.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import nvlm_trt
 from nvlm_trt.deploy.model_config import ModelConfig, read_model_config, write_model_config
 from nvlm_trt.deploy.repository import MODELS
 from nvlm_trt.errors import ServerError
 
 __all__ = ["make_work_folder", "stage_repository"]
 
+_PACKAGE = Path(nvlm_trt.__file__).parent
 _PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 
 
@@ -49,6 +52,7 @@ def stage_repository(deployment_dir: Path, checkpoint_dir: Path, folder: Path) -
         write_model_config(config, folder / name / "config.pbtxt")
         if (source / "1" / "model.py").exists():
             shutil.copyfile(source / "1" / "model.py", folder / name / "1" / "model.py")
+            (folder / name / "1" / _PACKAGE.name).symlink_to(_PACKAGE)
 
 
 def _replace_folders(config: ModelConfig, real: dict[str, str]) -> None:

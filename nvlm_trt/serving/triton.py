@@ -30,11 +30,8 @@ __all__ = [
     "success",
 ]
 
-_ERROR_CODES = {
-    400: pb_utils.TritonError.INVALID_ARG,
-    499: pb_utils.TritonError.CANCELLED,
-    503: pb_utils.TritonError.UNAVAILABLE,
-}
+# By name: what the server provides is complete only once the model's module has been imported.
+_ERROR_CODES = {400: "INVALID_ARG", 499: "CANCELLED", 503: "UNAVAILABLE"}
 
 
 class Parameters:
@@ -89,7 +86,7 @@ def failure(error: BaseException) -> Any:
     if not isinstance(error, NvlmError):
         pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
         error = ServerError("E-SERVER-INTERNAL", "The server failed to answer.", "Its log says why.")
-    code = _ERROR_CODES.get(error.http_status, pb_utils.TritonError.INTERNAL)
+    code = getattr(pb_utils.TritonError, _ERROR_CODES.get(error.http_status, "INTERNAL"))
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
 
 
