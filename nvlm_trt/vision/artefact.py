@@ -1,4 +1,7 @@
-"""The vision folder of a build: its files by name, how they are written, and the graph read back."""
+"""The vision folder of a build: its files by name, how they are written, and the graph read back.
+
+The graph carries the fingerprint of the checkpoint it was written for, since it points at that one's bytes.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,10 @@ __all__ = [
     "PLAN_INFO_FILE",
     "SIDE_FILE",
     "GraphInfo",
+    "checkpoint_fingerprint",
     "read_artefact",
     "read_graph",
+    "set_checkpoint_fingerprint",
     "write_artefact",
 ]
 
@@ -31,6 +36,7 @@ SIDE_FILE = "weights.safetensors"
 PLAN_FILE = "vision.plan"
 PLAN_INFO_FILE = "vision.plan.json"
 
+_FINGERPRINT_KEY = "checkpoint"
 _DTYPE_OF_ONNX: dict[int, GraphDtype] = {number: name for name, number in ONNX_DTYPE.items()}
 
 
@@ -64,6 +70,15 @@ def read_graph(folder: Path) -> onnx.ModelProto:
         raise _bad_graph("is not an ONNX file") from None
     GraphInfo.of(model)
     return model
+
+
+def set_checkpoint_fingerprint(model: onnx.ModelProto, fingerprint: str) -> None:
+    onnx.helper.set_model_props(model, {_FINGERPRINT_KEY: fingerprint})
+
+
+def checkpoint_fingerprint(model: onnx.ModelProto) -> str:
+    """Nothing where the graph does not say."""
+    return next((prop.value for prop in model.metadata_props if prop.key == _FINGERPRINT_KEY), "")
 
 
 def read_artefact(folder: Path, name: str) -> bytes:

@@ -26,7 +26,7 @@ from nvlm_trt.checkpoint.safetensors_file import SafetensorsFile
 from nvlm_trt.checkpoint.safetensors_writer import TensorSpec, write_safetensors
 from nvlm_trt.errors import CheckpointError
 from nvlm_trt.model.config import VisionConfig
-from nvlm_trt.vision.artefact import GRAPH_FILE, INDEX_FILE, SIDE_FILE, write_artefact
+from nvlm_trt.vision.artefact import GRAPH_FILE, INDEX_FILE, SIDE_FILE, set_checkpoint_fingerprint, write_artefact
 from nvlm_trt.vision.dtype import SAFETENSORS_DTYPE, GraphDtype, convert, is_finite
 from nvlm_trt.vision.dummy_heads import strip_dummy_heads
 from nvlm_trt.vision.graph import parameters, vision_graph
@@ -63,6 +63,7 @@ def export_vision(checkpoint: Checkpoint, out_folder: Path, dtype: GraphDtype = 
 
     model = vision_graph(config, dtype, {name: found for name, found in stored.items() if found is not None})
     side_file = SafetensorsFile(out_folder / SIDE_FILE)
+    set_checkpoint_fingerprint(model, checkpoint.fingerprint())
     _point(model, {name: (side_file if name in written else checkpoint).info(name) for name in shapes})
     index = {name: {"file": "side" if name in written else "checkpoint"} for name in shapes}
     text = json.dumps(index, indent=1, sort_keys=True) + "\n"

@@ -22,9 +22,7 @@ carries its checkpoint tensor's name. The choices that a reader may wonder about
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -36,7 +34,7 @@ from nvlm_trt.model.config import VisionConfig
 from nvlm_trt.vision.dtype import ONNX_DTYPE, GraphDtype
 from nvlm_trt.vision.graph_writer import GraphWriter
 
-__all__ = ["INPUT", "OPSET", "OUTPUT", "graph_config", "parameters", "vision_graph"]
+__all__ = ["INPUT", "OPSET", "OUTPUT", "parameters", "vision_graph"]
 
 INPUT, OUTPUT = "tiles", "rows"
 OPSET = 20
@@ -44,7 +42,6 @@ OPSET = 20
 # ImageNet's statistics, which the release's preprocessing uses.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
-_CONFIG_KEY = "vision_config"
 
 
 def vision_graph(
@@ -57,15 +54,6 @@ def vision_graph(
     another one for it: that one is then cast inside the graph.
     """
     return _VisionGraph(config, dtype, stored or {}).write()
-
-
-def graph_config(model: onnx.ModelProto) -> VisionConfig | None:
-    """The config that a graph was written for; nothing where the graph does not say."""
-    texts = [prop.value for prop in model.metadata_props if prop.key == _CONFIG_KEY]
-    try:
-        return VisionConfig(**json.loads(texts[0]))
-    except (IndexError, ValueError, TypeError):
-        return None
 
 
 def parameters(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
@@ -97,9 +85,7 @@ class _VisionGraph:
         side = config.image_size
         tiles = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["tiles", side, side, 3])
         rows = helper.make_tensor_value_info(OUTPUT, self.dtype, ["tiles", config.tokens_per_tile, config.output_size])
-        model = writer.model("nvlm_vision", [tiles], [rows], OPSET)
-        helper.set_model_props(model, {_CONFIG_KEY: json.dumps(asdict(config), sort_keys=True)})
-        return model
+        return writer.model("nvlm_vision", [tiles], [rows], OPSET)
 
     def embeddings(self, tiles: str) -> str:
         """Pixels to ``[tiles, patches + 1, hidden]``: the class token first, positions added."""

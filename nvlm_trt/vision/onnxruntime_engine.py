@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
@@ -17,7 +19,7 @@ from nvlm_trt.vision.graph import INPUT, OUTPUT, parameters
 from nvlm_trt.vision.weights import map_weights
 from nvlm_trt.vision.widen import widen
 
-__all__ = ["OnnxRuntimeEngine"]
+__all__ = ["OnnxRuntimeEngine", "add_weights"]
 
 _LOAD_ERRORS = (
     ort_errors.Fail,
@@ -32,8 +34,8 @@ _LOAD_ERRORS = (
 class OnnxRuntimeEngine:
     """A ``VisionEngine`` on the CPU; ``encode`` gives float32 numpy arrays and is deterministic.
 
-    Raises ``ArtefactError``: E-ARTEFACT-MISSING, -GRAPH, -CONFIG or -WEIGHTS when the folder cannot be used, and from
-    ``encode`` E-ENGINE-NAN when the weights make rows that are not numbers.
+    Raises ``ArtefactError``: E-ARTEFACT-MISSING, -GRAPH, -CHECKPOINT or -WEIGHTS when the folder cannot be used, and
+    from ``encode`` E-ENGINE-NAN when the weights make rows that are not numbers.
     """
 
     def __init__(
@@ -43,16 +45,13 @@ class OnnxRuntimeEngine:
         self._info = GraphInfo.of(model)
         self._max_tiles = max_tiles
         weights = map_weights(model, vision_folder, checkpoint_folder)
-        onnx_dtypes = {name: tensor.data_type for name, tensor in parameters(model).items()}
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.use_deterministic_compute = True
         options.log_severity_level = 4  # what goes wrong is raised; the log would repeat it in the library's words
         # Idle threads must not spin: the decoder runs on the same cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_external_initializers(
-            list(weights), [_ort_value(array, onnx_dtypes[name]) for name, array in weights.items()]
-        )
+        add_weights(options, model, weights)
         try:
             self._session = onnxruntime.InferenceSession(
                 widen(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -96,7 +95,18 @@ class OnnxRuntimeEngine:
         self._weights = {}
 
 
-def _ort_value(array: NDArray[Any], onnx_dtype: int) -> Any:
-    """A view, not a copy; bfloat16 goes as its 16-bit codes because ONNX Runtime does not know numpy's extension."""
-    plain = array.view(np.uint16) if array.dtype.itemsize == 2 else array
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, onnx_dtype)
+def add_weights(
+    options: onnxruntime.SessionOptions, model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]
+) -> None:
+    """Hand the session ``weights`` for the graph's external initializers: views, no copies.
+
+    Types of two bytes go as bare codes, because ONNX Runtime does not know numpy's bfloat16.
+    """
+    declared = parameters(model)
+    values = [
+        onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+            array.view(np.uint16) if array.dtype.itemsize == 2 else array, declared[name].data_type
+        )
+        for name, array in weights.items()
+    ]
+    options.add_external_initializers(list(weights), values)

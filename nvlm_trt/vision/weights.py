@@ -1,8 +1,9 @@
 """From an initializer's name to its bytes, mapped from the file they lie in.
 
 ``weights.json`` says for each initializer of ``vision.onnx`` whether its bytes are the checkpoint's own or lie in
-``weights.safetensors`` beside it. Both are looked up by name, so a checkpoint may be moved or sharded anew; each is
-checked against the dtype and shape that the graph declares.
+``weights.safetensors`` beside it. Both are looked up by name and checked against the dtype and shape that the graph
+declares, and the checkpoint's fingerprint is compared with the graph's: weights of a retrained model of the same sizes
+must not slip in.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from nvlm_trt.checkpoint.base import Checkpoint, TensorInfo
 from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.checkpoint.safetensors_file import SafetensorsFile
 from nvlm_trt.errors import ArtefactError, CheckpointError
-from nvlm_trt.vision.artefact import INDEX_FILE, SIDE_FILE, read_artefact
+from nvlm_trt.vision.artefact import INDEX_FILE, SIDE_FILE, checkpoint_fingerprint, read_artefact
 from nvlm_trt.vision.dtype import ONNX_DTYPE, SAFETENSORS_DTYPE
-from nvlm_trt.vision.graph import graph_config, parameters
+from nvlm_trt.vision.graph import parameters
 
 __all__ = ["map_weights"]
 
@@ -32,14 +33,14 @@ _TAG_OF_ONNX = {number: SAFETENSORS_DTYPE[name] for name, number in ONNX_DTYPE.i
 def map_weights(model: onnx.ModelProto, vision_folder: Path, checkpoint_folder: Path) -> dict[str, NDArray[Any]]:
     """A read-only view of every external initializer's bytes.
 
-    Raises ``ArtefactError``: E-ARTEFACT-CONFIG for a graph of another model than the checkpoint's, E-ARTEFACT-WEIGHTS
-    for weights that are missing, short or not what the graph declares; and what opening the checkpoint raises.
+    Raises ``ArtefactError``: E-ARTEFACT-CHECKPOINT for a graph of another checkpoint, E-ARTEFACT-WEIGHTS for
+    weights that are missing, short or not what the graph declares; and what opening the checkpoint raises.
     """
     checkpoint = open_checkpoint(checkpoint_folder)
-    if graph_config(model) != checkpoint.config.vision:
+    if checkpoint_fingerprint(model) != checkpoint.fingerprint():
         raise ArtefactError(
-            "E-ARTEFACT-CONFIG",
-            "vision.onnx was written for a model of other sizes than the checkpoint's.",
+            "E-ARTEFACT-CHECKPOINT",
+            "vision.onnx was written for another checkpoint than the one given.",
             "Name the checkpoint this build was made from, or run nvlm-trt build again.",
         )
     index = _read_index(vision_folder)
