@@ -20,8 +20,8 @@ __all__ = ["DecoderCheckpoint"]
 
 
 class DecoderCheckpoint:
-    """Raises ``ArtefactError``: E-ARTEFACT-RANKS for a checkpoint split over ranks, E-ARTEFACT-DECODER for a folder that is
-    incomplete, altered or of another form.
+    """Raises ``ArtefactError``: E-ARTEFACT-RANKS for a checkpoint split over ranks, E-ARTEFACT-DECODER for a folder
+    that is incomplete, altered or of another form.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -64,6 +64,4 @@ def _read_config(file: Path) -> CheckpointConfig:
 
 
 def _broken(what: str) -> ArtefactError:
-    return ArtefactError(
-        "E-ARTEFACT-DECODER", f"The decoder checkpoint: {what}", "Build the decoder checkpoint again."
-    )
+    return ArtefactError("E-ARTEFACT-DECODER", f"The decoder checkpoint: {what}", "Build the decoder checkpoint again.")

@@ -1,4 +1,4 @@
-"""What the decoder checkpoint's config.json says, in the form of TensorRT-LLM 1.2.1, and the tensors that follow from it."""
+"""The decoder checkpoint's config.json, in the form of TensorRT-LLM 1.2.1, and the tensors that follow from it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """The decoder engine that stands in for TensorRT-LLM: a scheduler over a runner, in a thread of its own.
 
-``submit`` and ``cancel`` only write to the scheduler's books under a lock; everything else happens in the engine's thread, which
-plans a step under the lock, runs it without, closes the books, and then tells the listeners. So a request that ends has given
-back its slot before its listener hears of it, a listener may call the engine, and a slow one delays the next step but blocks nobody's
-``submit``. Whatever ends the thread ends every open request with an emission: silence is not an answer.
+``submit`` and ``cancel`` only write to the scheduler's books under a lock; everything else happens in the engine's
+thread, which plans a step under the lock, runs it without, closes the books, and then tells the listeners. So a
+request that ends has given back its slot before its listener hears of it, a listener may call the engine, and a slow
+one delays the next step but blocks nobody's ``submit``. Whatever ends the thread ends every open request with an
+emission: silence is not an answer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class InFlightEngine:
         self._scheduler = Scheduler(limits)
         self._changed = threading.Condition()
         self._closing = False
+        self._cancelling = False
+        self._untold: deque[tuple[Sequence, Emission]] = deque()
         self._fault: ArtefactError | None = None
         self._counts: Counter[str] = Counter()
         self._model_s = self._step_s = 0.0
@@ -70,7 +73,7 @@ class InFlightEngine:
             open_ones = (sequence for sequence in self._scheduler.sequences() if not sequence.cancelled)
             found = [sequence for sequence in open_ones if sequence.request.request_id == request_id]
             for sequence in found:
-                sequence.cancelled = True
+                sequence.cancelled = self._cancelling = True
             self._changed.notify()
             return len(found)
 
@@ -97,7 +100,7 @@ class InFlightEngine:
             self._thread.join()
 
     def _run(self) -> None:
-        ending = Emission((), finish=FinishReason.CANCELLED, error=_cancelled("The engine was closed."))
+        ending = _CLOSED
         try:
             while self._wait_for_work():
                 started = time.perf_counter()
@@ -110,30 +113,33 @@ class InFlightEngine:
             self._fault = fault
         with self._changed:
             self._closing = True
-            left, self._scheduler = self._scheduler.sequences(), Scheduler(self._limits)
-        for sequence in left:
-            self._tell(sequence, ending)
+            left = dict.fromkeys([*(sequence for sequence, _ in self._untold), *self._scheduler.sequences()])
+            self._untold.clear()
+            self._untold.extend((sequence, ending) for sequence in left)
+            self._scheduler = Scheduler(self._limits)
+        self._tell()
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            while not self._closing and not self._scheduler.sequences():
+            while not self._closing and self._scheduler.idle:
                 self._changed.wait()
             return not self._closing
 
     def _step(self) -> None:
         with self._changed:
-            gone = [sequence for sequence in self._scheduler.sequences() if sequence.cancelled]
-            self._finish(gone)
+            if self._cancelling:
+                gone = [sequence for sequence in self._scheduler.sequences() if sequence.cancelled]
+                self._cancelling = False
+                self._settle([(sequence, _CANCELLED) for sequence in gone])
             step = self._scheduler.plan()
-        emissions = [(sequence, _CANCELLED) for sequence in gone]
-        emissions += self._generate(step)
+        self._tell()
+        emissions = self._generate(step)
         with self._changed:
-            self._finish([sequence for sequence, emission in emissions[len(gone) :] if emission.finish])
-            self._counts["steps"] += 1
+            self._settle(emissions)
+            self._counts["steps"] += step.num_rows > 0
             self._counts["prefill_tokens"] += step.num_rows - len(step.decoding)
             self._counts["generated_tokens"] += sum(len(emission.tokens) for _, emission in emissions)
-        for sequence, emission in emissions:
-            self._tell(sequence, emission)
+        self._tell()
 
     def _generate(self, step: Step) -> list[tuple[Sequence, Emission]]:
         emissions: list[tuple[Sequence, Emission]] = []
@@ -154,26 +160,31 @@ class InFlightEngine:
                 emissions += _sampled(row[np.newaxis], [chunk.sequence])
         return emissions
 
-    def _finish(self, sequences: list[Sequence]) -> None:
-        for sequence in sequences:
-            for move in self._scheduler.finish(sequence):
-                self._runner.move(move.source, move.target, move.length)
+    def _settle(self, emissions: list[tuple[Sequence, Emission]]) -> None:
+        """Free the slots of those that end. What has to be told is kept first, should this fail."""
+        self._untold.extend(emissions)
+        for sequence, emission in emissions:
+            if emission.finish:
+                for move in self._scheduler.finish(sequence):
+                    self._runner.move(move.source, move.target, move.length)
 
-    def _tell(self, sequence: Sequence, emission: Emission) -> None:
-        try:
-            sequence.listener(emission)
-        except Exception:
-            # Its own fault, not the engine's: the request ends, the others go on.
-            _log.exception("The listener of request %s failed.", sequence.request.request_id)
-            sequence.cancelled = True
-            sequence.listener = _nobody
+    def _tell(self) -> None:
+        while self._untold:
+            sequence, emission = self._untold.popleft()
+            try:
+                sequence.listener(emission)
+            except Exception:
+                # Its own fault, not the engine's: the request ends, the others go on.
+                _log.exception("The listener of request %s failed.", sequence.request.request_id)
+                sequence.listener = _nobody
+                sequence.cancelled = self._cancelling = True
 
 
 class EmbeddedEngine(InFlightEngine):
     """The engine on ONNX Runtime over a decoder checkpoint folder.
 
-    Raises ``ArtefactError`` E-ARTEFACT-RANKS or E-ARTEFACT-DECODER for the folder and ``UsageError`` E-USAGE-LIMITS for limits
-    that contradict each other or the model.
+    Raises ``ArtefactError`` E-ARTEFACT-RANKS or E-ARTEFACT-DECODER for the folder and ``UsageError`` E-USAGE-LIMITS
+    for limits that contradict each other or the model.
     """
 
     def __init__(
@@ -218,12 +229,13 @@ def _emission(token: int, log_prob: tuple[float, ...], finish: FinishReason | No
     return Emission((), finish=finish) if finish is FinishReason.END_ID else Emission((token,), log_prob, finish)
 
 
-def _cancelled(what: str) -> CancelledError:
-    return CancelledError("E-CANCEL-REQUEST", what)
-
-
 def _nobody(emission: Emission) -> None:
     pass
 
 
-_CANCELLED = Emission((), finish=FinishReason.CANCELLED, error=_cancelled("The request was cancelled."))
+_CANCELLED = Emission(
+    (), finish=FinishReason.CANCELLED, error=CancelledError("E-CANCEL-REQUEST", "The request was cancelled.")
+)
+_CLOSED = Emission(
+    (), finish=FinishReason.CANCELLED, error=CancelledError("E-CANCEL-SHUTDOWN", "The decoder engine was closed.")
+)

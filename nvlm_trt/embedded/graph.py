@@ -1,24 +1,25 @@
 """The decoder as an ONNX graph, one step of it: embedded rows in, last row's logits out, keys and values in place.
 
-    embeddings [B,S,H] ─► layers: norm ─► qkv ─► GroupQueryAttention ─► dense ─► norm ─► fc, gate ─► proj ─► logits [B,V]
+    rows [B,S,H] ─► (norm ─► qkv ─► GroupQueryAttention ─► dense ─► norm ─► fc, gate ─► proj) per layer ─► logits [B,V]
 
-Each linear computes what an FP8 engine does, ``(e4m3(x / x_scale) @ stored.T) * (x_scale * w_scale)``: the product of two e4m3
-numbers is exact in float32, so only the sum's order differs from the hardware's. Weights enter as FLOAT8E4M3FN
-initializers in the checkpoint's own layout; Cast and Transpose fold when the session loads them, the scale folds into
-the MatMul.
+Each linear computes what an FP8 engine does, ``(e4m3(x / x_scale) @ stored.T) * (x_scale * w_scale)``: the product of
+two e4m3 numbers is exact in float32, so only the sum's order differs from the hardware's. Weights enter as
+FLOAT8E4M3FN initializers in the checkpoint's own layout; Cast and Transpose fold when the session loads them, the
+scale folds into the MatMul.
 
-**Rounding to e4m3 by arithmetic.** ONNX Runtime's QuantizeLinear is exact but goes element by element, which took 40 % of a
-batched step. ``_e4m3`` does it with ten vectorised float32 operations, three to five times as fast and bit for bit equal
-(tested; tried on all 8.7e8 float32 patterns in e4m3's range and around it):
-above 2^-6 Veltkamp's splitting keeps the four leading bits, ties to even; below, where e4m3 is subnormal, adding
-and taking away 1.5 * 2^14 rounds to multiples of 2^-9, because float32 has that spacing there.
+**Rounding to e4m3 by arithmetic.** ONNX Runtime's QuantizeLinear is exact but goes element by element, which took
+40 % of a batched step. ``e4m3`` does it with ten vectorised float32 operations, two to five times as fast and bit
+for bit equal (tried on all 8.7e8 float32 patterns in e4m3's range and around it): above 2^-6 Veltkamp's splitting
+keeps the four leading bits, ties to even; below, where e4m3 is subnormal, adding and taking away 1.5 * 2^14 rounds to
+multiples of 2^-9, because float32 has that spacing there.
 
-**A row's bits do not depend on its company.** Measured on ONNX Runtime 1.31 (AVX-512, one and two threads), and kept true by a
-test: MatMul with a constant right side gives a row the same bits for every number of rows from 1 to 300, because the packed
-kernel sums along K in fixed blocks; norms and SiLU work row by row; GroupQueryAttention treats each (sequence, head) alone, so
-neither batch size, nor neighbours, nor stale rows beyond the length show. One thing does show: attention over one row
-(S = 1) takes another kernel than over several, about 1e-7 apart. Hence the scheduler's rule that a prompt is cut into
-the same chunks whoever else is running, and that generated tokens always go one by one.
+**A row's bits do not depend on its company.** Measured on ONNX Runtime 1.31 (AVX-512, one and two threads), and kept
+true by a test: MatMul with a constant right side gives a row the same bits for every number of rows from 1 to 300,
+because the packed kernel sums along K in fixed blocks; norms and SiLU work row by row; GroupQueryAttention treats
+each (sequence, head) alone, so neither batch size, nor neighbours, nor stale rows beyond the length show. One thing
+does show: attention over one row (S = 1) takes another kernel than over several, about 1e-7 apart. Hence the
+scheduler's rule that a prompt is cut into the same chunks whoever else is running, and that generated tokens always
+go one by one.
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ _ONNX_DTYPES = {"BF16": TensorProto.BFLOAT16, "F16": TensorProto.FLOAT16}
 
 
 def decoder_graph(config: CheckpointConfig, max_seq_len: int, quantize_activations: bool) -> onnx.ModelProto:
-    """Inputs ``rows`` float32 [B, S, hidden], ``last_positions`` int32 [B] (of each sequence's last row), ``total_length``
-    int32 [1] (of the longest), then keys and values per layer, float32 [B, kv_heads, max_seq_len, head_dim].
+    """Inputs ``rows`` float32 [B, S, hidden], ``last_positions`` int32 [B] (of each sequence's last row),
+    ``total_length`` int32 [1] (of the longest), then keys and values per layer, float32 [B, kv_heads, max_seq_len,
+    head_dim].
 
-    Outputs ``logits`` float32 [B, vocab] and the same keys and values in the same order, to be bound to the same memory.
-    All weights are external initializers under the checkpoint's names.
+    Outputs ``logits`` float32 [B, vocab] and the same keys and values in the same order, to be bound to the same
+    memory. All weights are external initializers under the checkpoint's names.
     """
     return _DecoderGraph(config, max_seq_len, quantize_activations).write()
 

@@ -1,8 +1,8 @@
 """The runner on ONNX Runtime: the graph of ``graph``, weights mapped from the checkpoint, keys and values in place.
 
-Past and present are bound to the same memory, [layer, slot, head, position, channel], so nothing is copied in a step. Bindings
-of decode batches are made once per batch size. The embedding stays mapped in the checkpoint's dtype; only the rows of
-a step are widened to float32.
+Past and present are bound to the same memory, [layer, slot, head, position, channel], so nothing is copied in a step.
+Bindings of decode batches are made once per batch size. The embedding stays mapped in the checkpoint's dtype; only
+the rows of a step are widened to float32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ _OPAQUE = {"BF16": (np.uint16, TensorProto.BFLOAT16), "F8_E4M3": (np.uint8, Tens
 
 
 class OnnxRuntimeRunner:
-    """A ``Runner`` on the CPU. ``max_rows`` is the most ids one ``prefill`` may append; ``threads`` None means all cores."""
+    """A ``Runner`` on the CPU. ``max_rows`` is the most ids one ``prefill`` may append; ``threads`` None means all
+    cores.
+    """
 
     def __init__(
         self,
@@ -41,9 +43,9 @@ class OnnxRuntimeRunner:
         self.max_positions = config.max_positions
         self._embedding = checkpoint.read("transformer.vocab_embedding.weight")
         self._session = _session(checkpoint, max_seq_len, quantize_activations, threads)
-        # zeros, not empty: attention multiplies rows beyond a sequence's length by 0, and 0 times a stray NaN is NaN.
+        # Attention never looks beyond a sequence's length: what a slot held before, even NaN, does not show.
         cache = (config.num_layers, 2, num_slots, config.num_kv_heads, max_seq_len, config.head_dim)
-        self._cache = np.zeros(cache, np.float32)
+        self._cache = np.empty(cache, np.float32)
         self._rows = np.empty((max(num_slots, max_rows), config.hidden_size), np.float32)
         self._last_positions = np.zeros(num_slots, np.int32)
         self._total_length = np.zeros(1, np.int32)
@@ -63,7 +65,8 @@ class OnnxRuntimeRunner:
         self._last_positions[0] = start + len(ids) - 1
         self._total_length[0] = start + len(ids)
         self._session.run_with_iobinding(self._binding(slot, 1, len(ids)))
-        return self._logits[0]
+        first: NDArray[np.float32] = self._logits[0]
+        return first
 
     def decode(self, lengths: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.float32]:
         count = len(ids)

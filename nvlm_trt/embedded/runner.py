@@ -1,8 +1,8 @@
 """One step of the model over a fixed pool of slots.
 
 A slot holds the keys and values of one sequence. A runner knows nothing of requests: whoever calls it says which slot
-grows by which ids. ``decode`` takes slots 0 to n - 1 so that a batch is one contiguous piece of memory; ``move`` lets the
-caller keep it so.
+grows by which ids. ``decode`` takes slots 0 to n - 1 so that a batch is one contiguous piece of memory; ``move`` lets
+the caller keep it so.
 """
 
 from __future__ import annotations

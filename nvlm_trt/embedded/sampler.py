@@ -1,12 +1,12 @@
-"""Chooses next tokens from logits.
+"""Chooses next tokens from logits, for all rows of a step.
 
-Order of operations, TensorRT-LLM's: temperature; repetition, then presence and frequency penalties, counted over prompt and
-answer; bad words and, before ``min_tokens``, the end id are ruled out; top-k; top-p within what top-k left. A temperature
-of 0 means greedy. A log probability is of the distribution before top-k and top-p.
+Order of operations, TensorRT-LLM's: temperature; repetition, then presence and frequency penalties, counted over
+prompt and answer; bad words and, before ``min_tokens``, the end id are ruled out; top-k; top-p within what top-k
+left. A temperature of 0 means greedy. A log probability is of the distribution before top-k and top-p.
 
-A draw takes one uniform number, a hash of (seed, number of tokens so far): the same request gives the same tokens
-whoever shares its batch and whatever happened before. Greedy rows without adjustments, the usual case, cost one argmax
-over the whole batch.
+A draw takes one uniform number, a hash of (seed, number of tokens so far), and each row's arithmetic is its own: the
+same request gives the same tokens whoever shares its batch. Greedy rows without adjustments, the usual case, cost one
+argmax over the whole batch.
 """
 
 from __future__ import annotations
@@ -14,28 +14,30 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nvlm_trt.embedded.request import GenerationRequest
+from nvlm_trt.embedded.request import GenerationRequest, Sampling
 from nvlm_trt.embedded.sequence import Sequence
 
 __all__ = ["sample", "uniform"]
 
-# Enough candidates for nearly every nucleus; where they are not, the whole row is sorted.
-_NUCLEUS = 256
+# Stands for minus infinity: far below every logit, yet differences with it stay finite.
+_NEVER = np.float32(-1e30)
 
 
 def sample(logits: NDArray[np.float32], sequences: list[Sequence]) -> tuple[list[int], list[tuple[float, ...]]]:
-    """``logits`` [n, vocab], left unchanged. The tokens, and for each its log probability where the request wants it."""
+    """``logits`` [n, vocab], left unchanged. The tokens, and of each its log probability where the request wants it."""
     tokens: list[int] = logits.argmax(axis=1).tolist()
-    log_probs: list[tuple[float, ...]] = [()] * len(tokens)
+    log_probs: list[tuple[float, ...]] = [()] * len(sequences)
     for index, sequence in enumerate(sequences):
-        request = sequence.request
-        if _plain(request, sequence):
+        if _plain(sequence):
             continue
-        row = _adjusted(logits[index], sequence)
-        token = int(row.argmax()) if _greedy(request) else _draw(row, sequence)
-        if request.return_log_probs:
-            peak = row.max()
-            log_probs[index] = (float(row[token] - peak - np.log(np.exp(row - peak).sum())),)
+        sampling, row = sequence.request.sampling, logits[index].copy()
+        _adjust(row, sequence)
+        if _greedy(sampling) or not np.isfinite(row.max()):  # a model gone astray must not take the engine with it
+            token = int(row.argmax())
+        else:
+            token = _draw(row, sampling, uniform(sampling.seed, len(sequence.tokens)))
+        if sequence.request.return_log_probs:
+            log_probs[index] = (_log_prob(row, token),)
         if sequence.counts is not None:
             sequence.counts[token] += 1
         tokens[index] = token
@@ -43,7 +45,7 @@ def sample(logits: NDArray[np.float32], sequences: list[Sequence]) -> tuple[list
 
 
 def uniform(seed: int, counter: int) -> float:
-    """A number in [0, 1) from two: the finaliser of SplitMix64 over a Weyl sequence, once per input."""
+    """A number in [0, 1) from two: SplitMix64's finaliser, over the seed and then over the counter."""
     return (_mixed(_mixed(seed) + counter) >> 11) * 2.0**-53
 
 
@@ -54,75 +56,68 @@ def _mixed(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _greedy(request: GenerationRequest) -> bool:
-    return request.sampling.top_k == 1 or request.sampling.temperature == 0
-
-
-def _penalised(request: GenerationRequest) -> bool:
-    sampling = request.sampling
-    return (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0)
-
-
-def _plain(request: GenerationRequest, sequence: Sequence) -> bool:
-    return not (
+def _plain(sequence: Sequence) -> bool:
+    request = sequence.request
+    return _greedy(request.sampling) and not (
         request.return_log_probs
         or request.bad_words
         or len(sequence.tokens) < request.min_tokens
-        or not _greedy(request)
-        or _penalised(request)
+        or _penalised(request.sampling)
     )
 
 
-def _adjusted(logits: NDArray[np.float32], sequence: Sequence) -> NDArray[np.float64]:
-    request, sampling = sequence.request, sequence.request.sampling
-    row = logits.astype(np.float64)
+def _greedy(sampling: Sampling) -> bool:
+    return sampling.top_k == 1 or sampling.temperature == 0
+
+
+def _penalised(sampling: Sampling) -> bool:
+    return bool(sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty)
+
+
+def _adjust(row: NDArray[np.float32], sequence: Sequence) -> None:
+    request, sampling, tokens = sequence.request, sequence.request.sampling, sequence.tokens
     if sampling.temperature not in (0, 1):
-        row /= sampling.temperature
-    if _penalised(request):
-        counts = sequence.counts
-        if counts is None:
-            ids = request.input_ids[request.input_ids < len(row)]
-            counts = sequence.counts = np.bincount(ids, minlength=len(row)).astype(np.int32)
-        seen = counts.nonzero()[0]
-        values, penalty = row[seen], sampling.repetition_penalty
+        # Below a thousandth the scaled logits would leave float32; it is greedy already.
+        row /= max(sampling.temperature, 1e-3)
+    if _penalised(sampling):
+        if sequence.counts is None:
+            sequence.counts = _count(request, len(row))
+        seen = sequence.counts.nonzero()[0]
+        values, penalty = row[seen], np.float32(sampling.repetition_penalty)
         values = np.where(values < 0, values * penalty, values / penalty)
-        row[seen] = values - sampling.presence_penalty - sampling.frequency_penalty * counts[seen]
-    for word in request.bad_words:
-        head = word[:-1]
-        if word[-1] < len(row) and (not head or tuple(sequence.tokens[-len(head) :]) == head):
-            row[word[-1]] = -np.inf
-    if request.end_id is not None and len(sequence.tokens) < request.min_tokens and 0 <= request.end_id < len(row):
-        row[request.end_id] = -np.inf
-    return row
+        row[seen] = values - sampling.presence_penalty - sampling.frequency_penalty * sequence.counts[seen]
+    for *head, last in request.bad_words:
+        if 0 <= last < len(row) and (not head or tokens[-len(head) :] == head):
+            row[last] = _NEVER
+    if request.end_id is not None and len(tokens) < request.min_tokens and 0 <= request.end_id < len(row):
+        row[request.end_id] = _NEVER
 
 
-def _draw(row: NDArray[np.float64], sequence: Sequence) -> int:
-    sampling = sequence.request.sampling
-    top_k = min(sampling.top_k or len(row), len(row))
-    number = uniform(sampling.seed, len(sequence.tokens))
-    if top_k == len(row) and sampling.top_p == 1:
-        ids = np.arange(len(row))
-        cumulated = np.exp(row - row.max()).cumsum()
-    else:
-        ids, cumulated = _nucleus(row, top_k, sampling.top_p)
-    # At most the last id: the product may round up to the sum itself.
-    return int(ids[min(np.searchsorted(cumulated, number * cumulated[-1], side="right"), len(ids) - 1)])
+def _count(request: GenerationRequest, vocab_size: int) -> NDArray[np.int32]:
+    ids = request.input_ids
+    return np.bincount(ids[ids < vocab_size], minlength=vocab_size).astype(np.int32)
 
 
-def _nucleus(row: NDArray[np.float64], top_k: int, top_p: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The likeliest ids, best first (the lower of two equals first), and the running sum of their weights.
+def _log_prob(row: NDArray[np.float32], token: int) -> float:
+    shifted = row.astype(np.float64) - row.max()
+    return float(shifted[token] - np.log(np.exp(shifted).sum()))
 
-    The fewest that reach ``top_p`` of the ``top_k`` likeliest ones' weight, and at least one.
+
+def _draw(row: NDArray[np.float32], sampling: Sampling, number: float) -> int:
+    """Of the ids that top-k and top-p leave, in their order, the one at which the running weight passes ``number``.
+
+    Sorting weights without their ids is vectorised in numpy, and the weight at which to cut is all it has to tell; ids
+    that equal it all stay.
     """
-    total = np.exp(row - row.max()).sum() if top_k == len(row) else None
-    for count in (min(top_k, _NUCLEUS), top_k):
-        smallest = np.partition(row, len(row) - count)[len(row) - count]
-        ids = np.flatnonzero(row >= smallest)
-        ids = ids[np.argsort(-row[ids], kind="stable")][:count]
-        cumulated = np.exp(row[ids] - row[ids[0]]).cumsum()
-        if count == top_k:
-            total = cumulated[-1]
-        if total is not None and cumulated[-1] >= top_p * total:
-            break
-    kept = min(int(np.searchsorted(cumulated, top_p * total, side="left")) + 1, len(ids))
-    return ids[:kept], cumulated[:kept]
+    weights, ids = np.exp(row - row.max()), None
+    if sampling.top_k or sampling.top_p < 1:
+        falling = np.sort(weights)[::-1][: sampling.top_k or None]
+        running = falling.cumsum(dtype=np.float64)
+        last = min(int(np.searchsorted(running, sampling.top_p * running[-1])), len(running) - 1)
+        ids = np.flatnonzero(weights >= falling[last])
+        weights = weights[ids]
+    running = weights.cumsum(dtype=np.float64)
+    # number < 1, but the product may round up to the sum itself.
+    target = min(number * running[-1], np.nextafter(running[-1], 0))
+    place = int(np.searchsorted(running, target, side="right"))
+    return place if ids is None else int(ids[place])

@@ -1,13 +1,15 @@
 """Who takes part in the next step.
 
-In-flight batching: every step is planned anew. Sequences that generate take part in each; prompts are let in first come, first
-served, as slots and tokens allow, and enter in chunks so that a long one holds up the others by a chunk per step at most.
+In-flight batching: every step is planned anew. Sequences that generate take part in each; prompts are let in first
+come, first served, as slots and tokens allow, and enter in chunks so that a long one holds up the others by a chunk
+per step at most.
 
-* Slots are dense. Generating sequences have slots 0 to n - 1, so that their keys and values are one piece of memory; at most one
-  prompt is half done, and has slot n. Ending a sequence moves the last one into its place.
-* A prompt is cut at multiples of ``chunk`` whatever else goes on. A row's bits depend on whether it is computed alone or among others
-  of its own sequence, so with a fixed cut the answer cannot depend on the load.
-* Nothing can starve: ``chunk + max_batch_size <= max_num_tokens``, so every step has room for a chunk of the oldest prompt.
+* Slots are dense. Generating sequences have slots 0 to n - 1, so that their keys and values are one piece of memory;
+  at most one prompt is half done, and has slot n. Ending a sequence moves the last one into its place.
+* A prompt is cut at multiples of ``chunk`` whatever else goes on. A row's bits depend on whether it is computed alone
+  or among others of its own sequence, so with a fixed cut the answer cannot depend on the load.
+* Nothing can starve: ``chunk + max_batch_size <= max_num_tokens``, so every step has room for a chunk of the oldest
+  prompt.
 
 Pure: no clock, no thread, no model. A slot is reserved for a sequence's whole length, so nobody is ever evicted.
 """
@@ -25,7 +27,8 @@ __all__ = ["Chunk", "Limits", "Move", "Scheduler", "Step"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``max_num_tokens`` bounds a step's rows; ``chunk`` the part of a prompt that runs at once, less where tokens are few.
+    """``max_num_tokens`` bounds a step's rows; ``chunk`` the part of a prompt that runs at once, less where tokens
+    are few.
 
     Raises ``UsageError`` E-USAGE-LIMITS.
     """
@@ -39,8 +42,9 @@ class Limits:
         if min(self.max_batch_size, self.max_waiting, self.chunk) < 1 or self.max_num_tokens <= self.max_batch_size:
             raise UsageError(
                 "E-USAGE-LIMITS",
-                f"max_num_tokens {self.max_num_tokens} leaves no room for a prompt beside {self.max_batch_size} streams.",
-                "Raise max_num_tokens above max_batch_size.",
+                f"max_num_tokens is {self.max_num_tokens} with a batch of {self.max_batch_size}, a queue of "
+                f"{self.max_waiting} and chunks of {self.chunk}; more tokens than streams, and at least 1 of each.",
+                "Correct the recipe.",
             )
         object.__setattr__(self, "chunk", min(self.chunk, self.max_num_tokens - self.max_batch_size))
 
@@ -88,8 +92,12 @@ class Scheduler:
     def num_running(self) -> int:
         return len(self.decoding) + (self.prefilling is not None)
 
+    @property
+    def idle(self) -> bool:
+        return not (self.decoding or self.prefilling or self.waiting)
+
     def sequences(self) -> list[Sequence]:
-        """Everyone, oldest prompt last admitted first waiting: generating, half done, waiting."""
+        """Everyone: generating, half done, waiting."""
         return [*self.decoding, *([self.prefilling] if self.prefilling else []), *self.waiting]
 
     def add(self, sequence: Sequence) -> None:
@@ -120,7 +128,7 @@ class Scheduler:
         return Step(decoding, chunks)
 
     def finish(self, sequence: Sequence) -> list[Move]:
-        """Forget a sequence, wherever it is, and close the gap in the slots: do the moves in order, before the next step."""
+        """Forget a sequence, wherever it is. The moves close its gap: to be done in order, before the next step."""
         if sequence is self.prefilling:
             self.prefilling = None
         elif sequence in self.decoding:
@@ -130,7 +138,7 @@ class Scheduler:
             if last is not sequence:
                 self.decoding[gap] = last
                 moves.append(Move(len(self.decoding), gap, last.cached))
-            if self.prefilling:
+            if self.prefilling and self.prefilling.prefilled:
                 moves.append(Move(len(self.decoding) + 1, len(self.decoding), self.prefilling.prefilled))
             return moves
         else:

@@ -1,7 +1,7 @@
 """One request on its way through the engine, and the rules that end it.
 
-The end id is not part of the answer; a stop word is. Both follow TensorRT-LLM. A stop word counts when generated tokens alone
-spell it, across any token borders; the prompt's tail does not begin one.
+The end id is not part of the answer; a stop word is. Both follow TensorRT-LLM. A stop word counts when generated
+tokens alone spell it, across any token borders; the prompt's tail does not begin one.
 """
 
 from __future__ import annotations

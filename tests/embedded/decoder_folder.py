@@ -1,4 +1,6 @@
-"""Writes a small FP8 decoder checkpoint with random weights; its own arithmetic, so that the exporter is not its own judge."""
+"""Writes a small FP8 decoder checkpoint with random weights; its own arithmetic, so that the exporter is not its own
+judge.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ CONFIG: dict[str, Any] = {
 
 
 def write_decoder_folder(folder: Path, seed: int = 0, **changes: Any) -> Path:
-    """``changes`` are config keys. Weights keep the residual stream near 1; activation scales cover about 6 deviations."""
+    """``changes`` are config keys. Weights keep the residual stream near 1; activation scales cover about 6
+    deviations.
+    """
     config = {**CONFIG, **changes}
     dtype = getattr(torch, config["dtype"])
     generator = torch.Generator().manual_seed(seed)
