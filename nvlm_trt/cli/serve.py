@@ -9,8 +9,11 @@ from pathlib import Path
 import click
 
 from nvlm_trt.cli.output import Output, dry_run_option, output_options
+from nvlm_trt.errors import ServerError
 
 __all__ = ["serve"]
+
+_WATCH_S = 0.5
 
 
 @click.command()
@@ -51,7 +54,9 @@ def serve(
             urls = {"http": server.http_url, "grpc": server.grpc_url, "metrics": server.metrics_url}
             output.result({"format": 1, **urls}, "\n".join(f"{name:8} {url}" for name, url in urls.items()))
             output.note(f"ask: nvlm-trt ask {server.grpc_url} --image PICTURE QUESTION    stop: Ctrl-C")
-            stop.wait()
+            while not stop.wait(_WATCH_S):
+                if not server.running:
+                    raise ServerError("E-SERVER-ENDED", "The server ended by itself.", "Start it again.")
             output.note("stopping")
     finally:
         for number, handler in before.items():

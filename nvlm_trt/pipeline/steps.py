@@ -176,7 +176,10 @@ _CALIBRATION = Step(
     resources=("calibration/set.jsonl", "calibration/pictures"),
     values=("prompt.style", "prompt.system"),
     outputs=("decoder/calibration.json",),
-    code=("checkpoint", "decoder", "model", "serving", "vision"),
+    code=(
+        *("checkpoint", "decoder.calibration", "decoder.fp8", "decoder.layer", "decoder.samples", "model"),
+        *("serving.parameters", "serving.preprocess", "serving.word_list", "vision"),
+    ),
     libraries=("ml_dtypes", "numpy", "onnxruntime", "pillow", "tokenizers"),
 )
 
@@ -187,7 +190,7 @@ _TRTLLM_CHECKPOINT = Step(
     artefacts=("decoder/calibration.json", "model/config.json"),
     values=("decoder.kv_cache", "decoder.quantization", "decoder.tp"),
     outputs=("decoder/checkpoint",),
-    code=("checkpoint", "decoder", "model.config"),
+    code=("checkpoint", "decoder.fp8", "decoder.trtllm_checkpoint", "decoder.trtllm_format", "model.config"),
     libraries=("ml_dtypes", "numpy"),
 )
 

@@ -1,0 +1,89 @@
+"""The whole main job on this machine: a small checkpoint, a build, a Triton server, an answer about a photograph.
+
+Runs the very commands a person would type and shows them. Everything lands in ``demo/``; a second run finds the
+checkpoint and the build there. Nothing keeps running afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CHECKPOINT = Path("demo/checkpoint")
+DEPLOYMENT = Path("demo/deployment")
+PICTURE = Path("calibration/pictures/rocket.jpg")
+QUESTION = "What is in this picture?"
+
+
+def main() -> None:
+    start_s = time.monotonic()
+    if not (CHECKPOINT / "config.json").exists():
+        say("writing a small NVLM-D checkpoint with random weights")
+        run(sys.executable, "scripts/make_checkpoint.py", str(CHECKPOINT))
+    nvlm_trt("build", str(CHECKPOINT), "--recipe", "embedded", "-o", str(DEPLOYMENT))
+    with server() as urls:
+        for protocol in ("grpc", "http"):
+            nvlm_trt("ask", urls[protocol], "--stream", "--image", str(PICTURE), "--max-tokens", "32", QUESTION)
+    say(f"done in {time.monotonic() - start_s:.1f} s, and nothing is left running. The weights are random, so the")
+    say("words mean nothing; all around them is real: picture, tiles, FP8 decoder, batching, Triton, streaming.")
+
+
+@contextlib.contextmanager
+def server() -> Iterator[dict[str, str]]:
+    """``nvlm-trt serve`` on free ports, stopped at the end as Ctrl-C would."""
+    command = ["serve", str(DEPLOYMENT), "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--json"]
+    show("nvlm-trt", *command)
+    process = subprocess.Popen([sys.executable, "-m", "nvlm_trt", *command], stdout=subprocess.PIPE, text=True)
+    try:
+        yield read_urls(process)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+
+
+def read_urls(process: subprocess.Popen[str]) -> dict[str, str]:
+    """The server's first words are one JSON object over several lines; none come if it cannot start."""
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if line == "}\n":
+            break
+    told: dict[str, str] = json.loads(text or "{}")
+    if "grpc" not in told:
+        sys.exit(process.wait() or 1)
+    return told
+
+
+def nvlm_trt(*arguments: str) -> None:
+    show("nvlm-trt", *arguments)
+    run(sys.executable, "-m", "nvlm_trt", *arguments)
+
+
+def run(*command: str) -> None:
+    """Its words are the user's to read; if it fails they say why, and its exit code is ours."""
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        sys.exit(status)
+
+
+def show(*command: str) -> None:
+    print(f"\n$ {shlex.join(command)}", flush=True)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    main()

@@ -1,0 +1,170 @@
+"""``serve`` and ``ask`` with a real server, the commands run as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from nvlm_trt.cli import main
+from nvlm_trt.pipeline.builder import build
+from nvlm_trt.resources import resource_folder
+
+ROOT = Path(__file__).parents[2]
+PICTURE = str(resource_folder("calibration") / "pictures" / "rocket.jpg")
+
+
+@pytest.fixture(scope="module")
+def deployment(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("with a blank") / "deployment"
+    build(small_checkpoint, "embedded", out)
+    return out
+
+
+@dataclass(frozen=True)
+class Served:
+    process: subprocess.Popen[str]
+    grpc: str
+    http: str
+
+
+def start(deployment: Path) -> Served:
+    ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), *ports, "--json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not lines or lines[-1] not in ("}\n", ""):
+        lines.append(process.stdout.readline())
+    told = json.loads("".join(lines))
+    return Served(process, told["grpc"], told["http"])
+
+
+@pytest.fixture(scope="module")
+def served(deployment: Path) -> Iterator[Served]:
+    served = start(deployment)
+    yield served
+    served.process.terminate()
+    served.process.communicate(timeout=30)
+
+
+def ask(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["ask", *arguments], catch_exceptions=False)
+
+
+def test_both_protocols_give_the_same_answer(served: Served) -> None:
+    question = ("--image", PICTURE, "--max-tokens", "8", "What is this?", "--json")
+    told = [json.loads(ask(url, *question).stdout) for url in (served.grpc, served.http)]
+    for answer in told:
+        assert answer["images"] == [{"name": "rocket.jpg", "width": 640, "height": 427, "tile_grid": [3, 2]}]
+        assert answer["output_tokens"] == 8
+        # Seven tiles of sixteen tokens, their tags, and the question.
+        assert answer["input_tokens"] > 7 * 16
+        assert 0 < answer["time_to_first_token_s"] <= answer["total_s"]
+    assert told[0]["text"] == told[1]["text"]
+    assert told[0]["input_tokens"] == told[1]["input_tokens"]
+
+
+def test_the_answer_is_on_stdout_and_the_facts_beside_it(served: Served) -> None:
+    whole = ask(served.grpc, "--image", PICTURE, "--max-tokens", "8", "What is this?")
+    streamed = ask(served.http, "--image", PICTURE, "--max-tokens", "8", "What is this?", "--stream")
+    assert whole.exit_code == streamed.exit_code == 0
+    assert whole.stdout == streamed.stdout
+    for told in (whole.stderr, streamed.stderr):
+        assert "rocket.jpg: 640 x 427 pixels, tile grid 3 x 2" in told
+        assert "8 out, first after" in told
+    quiet = ask(served.grpc, "--max-tokens", "2", "Hello", "--quiet")
+    assert quiet.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "exit_code"),
+    [
+        (("--image", str(ROOT / "pyproject.toml"), "What?"), "E-IMAGE-FORMAT", 4),
+        (("--image", "nowhere.jpg", "What?"), "E-IMAGE-FILE", 4),
+        (("--max-tokens", "0", "What?"), "E-PARAM-RANGE", 4),
+        (("--temperature", "nan", "What?"), "E-PARAM-RANGE", 4),
+        (("",), "E-PROMPT-EMPTY", 4),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_request_that_cannot_be_answered(served: Served, protocol: str, arguments, code: str, exit_code: int) -> None:
+    url = served.grpc if protocol == "grpc" else served.http
+    result = ask(url, *arguments, "--json")
+    assert json.loads(result.stdout)["error"]["code"] == code
+    assert result.exit_code == exit_code
+    assert ask(url, "--max-tokens", "1", "Hello").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "exit_code"),
+    [
+        ("http://127.0.0.1:9", "E-SERVER-UNREACHABLE", 9),
+        ("grpc://127.0.0.1:9", "E-SERVER-UNREACHABLE", 9),
+        ("ftp://127.0.0.1", "E-USAGE-URL", 2),
+        ("nowhere", "E-ARTEFACT-DEPLOYMENT", 6),
+    ],
+)
+def test_a_target_that_is_none(target: str, code: str, exit_code: int) -> None:
+    result = ask(target, "Hello", "--json")
+    assert json.loads(result.stdout)["error"]["code"] == code
+    assert result.exit_code == exit_code
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything(deployment: Path, number: signal.Signals) -> None:
+    served = start(deployment)
+    served.process.send_signal(number)
+    _, stderr = served.process.communicate(timeout=30)
+    assert served.process.returncode == 0, stderr
+    assert "stopping" in stderr
+    assert ask(served.http, "Hello").exit_code == 9
+    assert not (deployment / "server.log").exists()
+
+
+def test_a_folder_is_asked_by_a_server_of_its_own(deployment: Path) -> None:
+    result = ask(str(deployment), "--protocol", "http", "--max-tokens", "2", "Hello")
+    assert result.exit_code == 0
+    assert "starting Triton" in result.stderr
+
+
+def test_dry_run_starts_nothing(deployment: Path) -> None:
+    result = CliRunner().invoke(main, ["serve", str(deployment), "--dry-run", "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["recipe"] == "embedded"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda out: (out / "manifest.json").unlink(), "E-ARTEFACT-DEPLOYMENT"),
+        (lambda out: (out / "manifest.json").write_text("{"), "E-ARTEFACT-MANIFEST"),
+        (lambda out: (out / "vision" / "vision.onnx").write_bytes(b""), "E-ARTEFACT-FILE"),
+    ],
+)
+def test_a_deployment_that_is_not_whole_is_not_served(small_checkpoint: Path, tmp_path: Path, spoil, code: str) -> None:
+    build(small_checkpoint, "embedded", tmp_path / "out")
+    spoil(tmp_path / "out")
+    result = CliRunner().invoke(main, ["serve", str(tmp_path / "out"), "--json"])
+    assert result.exit_code == 6
+    assert json.loads(result.stdout)["error"]["code"] == code
+
+
+def test_a_checkpoint_that_was_moved_must_be_named(small_checkpoint: Path, deployment: Path, tmp_path: Path) -> None:
+    arguments = ["serve", str(deployment), "--dry-run", "--checkpoint"]
+    assert CliRunner().invoke(main, [*arguments, str(small_checkpoint)]).exit_code == 0
+    result = CliRunner().invoke(main, [*arguments, str(tmp_path)])
+    assert result.stderr.startswith("error: E-ARTEFACT-CHECKPOINT")
