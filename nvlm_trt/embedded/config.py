@@ -47,7 +47,7 @@ class CheckpointConfig:
         for key, wanted in _FIXED.items():
             if _get(data, key) != wanted:
                 raise _wrong(key, _get(data, key), wanted)
-        if _get(data, "dtype") not in _DTYPE_TAGS:
+        if str(_get(data, "dtype")) not in _DTYPE_TAGS:
             raise _wrong("dtype", _get(data, "dtype"), " or ".join(_DTYPE_TAGS))
         decoder = DecoderConfig(
             hidden_size=_integer(data, "hidden_size"),
@@ -65,7 +65,7 @@ class CheckpointConfig:
             raise _wrong("num_key_value_heads", decoder.num_kv_heads, f"a divisor of {decoder.num_heads}")
         if decoder.head_dim % 8:  # GroupQueryAttention's own limit
             raise _wrong("head_size", decoder.head_dim, "a multiple of 8")
-        return cls(decoder, _DTYPE_TAGS[data["dtype"]])
+        return cls(decoder, _DTYPE_TAGS[str(data["dtype"])])
 
     def tensors(self) -> Iterator[TensorSpec]:
         """Every tensor that rank 0's file must hold."""

@@ -1,4 +1,4 @@
-"""A runner whose model is arithmetic on the ids in a slot: any confusion of slots, positions or moves shows in the tokens."""
+"""A runner whose model is arithmetic on a slot's ids: any confusion of slots, positions or moves shows in the tokens."""
 
 from __future__ import annotations
 

@@ -111,7 +111,12 @@ def test_a_long_prompt_enters_beside_running_streams():
     simulation.step()
     simulation.scheduler.add(make_sequence(20, 5))
     steps = [simulation.step() for _ in range(4)]
-    assert [[(chunk.start, chunk.stop) for chunk in step.chunks] for step in steps] == [[(0, 8)], [(8, 16)], [(16, 20)], []]
+    assert [[(chunk.start, chunk.stop) for chunk in step.chunks] for step in steps] == [
+        [(0, 8)],
+        [(8, 16)],
+        [(16, 20)],
+        [],
+    ]
     assert [len(step.decoding) for step in steps] == [1, 1, 1, 2]
 
 

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
+from nvlm_trt.embedded.config import CheckpointConfig
+from nvlm_trt.errors import ArtefactError
+from tests.embedded.decoder_folder import CONFIG
+
+
+def config_with(path, value):
+    """The config with one key changed, or left out where ``value`` is None and the key must be there."""
+    data = json.loads(json.dumps(CONFIG))
+    *outer, last = path.split(".")
+    place = data
+    for key in outer:
+        place = place[key]
+    if value is KeyError:
+        del place[last]
+    else:
+        place[last] = value
+    return data
+
+
+def refusal(data):
+    with pytest.raises(ArtefactError) as caught:
+        CheckpointConfig.from_json(data)
+    return caught.value.code
+
+
+def test_the_config_is_read():
+    config = CheckpointConfig.from_json(CONFIG)
+    assert config.dtype == "BF16"
+    assert (config.decoder.num_layers, config.decoder.qkv_size, config.decoder.rope_theta) == (3, 128, 1e6)
+
+
+def test_a_checkpoint_of_several_ranks_is_refused():
+    assert refusal(config_with("mapping.world_size", 2)) == "E-ARTEFACT-RANKS"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("architecture", "LlamaForCausalLM"),
+        ("hidden_act", "gelu"),
+        ("rotary_scaling", {"type": "dynamic", "factor": 3.0}),
+        ("quantization.quant_algo", None),
+        ("quantization.kv_cache_quant_algo", "FP8"),
+        ("quantization", None),
+        ("mapping", KeyError),
+        ("dtype", "float32"),
+        ("hidden_size", KeyError),
+        ("hidden_size", 64.0),
+        ("num_hidden_layers", 0),
+        ("num_key_value_heads", 3),
+        ("head_size", 20),
+        ("norm_epsilon", "1e-6"),
+        ("rotary_base", True),
+        ("rotary_base", float("nan")),
+    ],
+)
+def test_a_config_of_another_form_is_refused(path, value):
+    assert refusal(config_with(path, value)) == "E-ARTEFACT-DECODER"
+
+
+@settings(deadline=None)
+@given(
+    path=st.sampled_from([key for key in CONFIG if key not in ("logits_dtype", "qwen_type", "seq_length")]),
+    value=st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()),
+)
+def test_any_value_is_taken_or_refused(path, value):
+    with contextlib.suppress(ArtefactError):  # and nothing else may be raised
+        assert CheckpointConfig.from_json(config_with(path, value)).decoder.num_layers > 0
+
+
+def test_tensors_are_mapped_as_stored(decoder_folder):
+    checkpoint = DecoderCheckpoint(decoder_folder)
+    weight = checkpoint.read("transformer.layers.0.attention.qkv.weight")
+    assert (weight.dtype.name, weight.shape, weight.flags.writeable) == ("float8_e4m3fn", (128, 64), False)
+    assert checkpoint.scale("transformer.layers.0.mlp.proj.activation_scaling_factor") == np.float32(8 / 448)
+
+
+def change_tensors(folder, change):
+    tensors = load_file(folder / "rank0.safetensors")
+    change(tensors)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "rank0.safetensors")
+
+
+SCALE = "transformer.layers.1.mlp.fc.weights_scaling_factor"
+BREAKAGES = {
+    "no config": lambda folder: (folder / "config.json").unlink(),
+    "config no JSON": lambda folder: (folder / "config.json").write_text("{"),
+    "config a list": lambda folder: (folder / "config.json").write_text("[]"),
+    "no weights": lambda folder: (folder / "rank0.safetensors").unlink(),
+    "header lies": lambda folder: (folder / "rank0.safetensors").write_bytes(b"\xff" * 64),
+    "tensor missing": lambda folder: change_tensors(folder, lambda tensors: tensors.pop(SCALE)),
+    "shape": lambda folder: change_tensors(folder, lambda t: t.update({SCALE: t[SCALE].repeat(2)})),
+    "dtype": lambda folder: change_tensors(folder, lambda t: t.update({SCALE: t[SCALE].half()})),
+    "scale zero": lambda folder: change_tensors(folder, lambda t: t[SCALE].zero_()),
+    "scale NaN": lambda folder: change_tensors(folder, lambda t: t[SCALE].fill_(float("nan"))),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_folder_is_refused(decoder_folder, tmp_path, breakage):
+    folder = shutil.copytree(decoder_folder, tmp_path / "decoder")
+    BREAKAGES[breakage](folder)
+    with pytest.raises(ArtefactError) as caught:
+        DecoderCheckpoint(folder)
+    assert caught.value.code == "E-ARTEFACT-DECODER"
+    assert not re.search(r"/|0x", str(caught.value))
