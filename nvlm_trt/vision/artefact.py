@@ -12,7 +12,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from nvlm_trt.errors import ArtefactError, BuildError
+from nvlm_trt.checkpoint.disk import sync_folder, writing
+from nvlm_trt.errors import ArtefactError
 from nvlm_trt.vision.dtype import ONNX_DTYPE, GraphDtype
 from nvlm_trt.vision.graph import INPUT, OUTPUT
 
@@ -95,16 +96,15 @@ def write_artefact(folder: Path, name: str, data: bytes) -> None:
     """Write beside, sync, rename. Raises ``BuildError`` E-BUILD-WRITE where the disk does not let us."""
     partial = folder / f"{name}.partial"
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder / name)
-    except OSError as error:
+        with writing(name):
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(folder / name)
+            sync_folder(folder)
+    finally:
         partial.unlink(missing_ok=True)
-        raise BuildError(
-            "E-BUILD-WRITE", f"{name} cannot be written: {error.strerror}.", "Check the disk's space and permissions."
-        ) from None
 
 
 def _bad_graph(what: str) -> ArtefactError:

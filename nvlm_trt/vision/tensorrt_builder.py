@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import onnx
 from numpy.typing import NDArray
 
+from nvlm_trt.checkpoint.disk import sync_folder, writing
 from nvlm_trt.errors import BuildError, UsageError
 from nvlm_trt.vision.artefact import PLAN_INFO_FILE, GraphInfo, read_graph, write_artefact
 from nvlm_trt.vision.graph import INPUT
@@ -52,13 +53,7 @@ def build_plan(
     targets = _targets(trt, kind, compute_capabilities)
     model = read_graph(vision_folder)
     info = GraphInfo.of(model)
-    low, usual, high = profile
-    if not 1 <= low <= usual <= high:
-        raise UsageError(
-            "E-USAGE-PROFILE",
-            f"The vision profile is {list(profile)}.",
-            "Give three rising numbers of tiles, from 1 up.",
-        )
+    _check_profile(profile)
     weights = map_weights(model, vision_folder, checkpoint_folder)
     logger = make_logger(trt)
     builder = trt.Builder(logger)
@@ -70,10 +65,8 @@ def build_plan(
     shapes = builder.create_optimization_profile()
     shapes.set_shape(INPUT, *((tiles, info.tile_size, info.tile_size, 3) for tiles in profile))
     config.add_optimization_profile(shapes)
-    if kind.ahead_of_time and targets:
-        config.num_compute_capabilities = len(targets)
-        for index, target in enumerate(targets):
-            config.set_compute_capability(getattr(trt.ComputeCapability, _enum_name(target)), index)
+    if kind.ahead_of_time:
+        _set_targets(trt, config, targets)
     cache = None
     if timing_cache is not None and not kind.ahead_of_time:
         cache = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.is_file() else b"")
@@ -119,6 +112,23 @@ def _targets(trt: Any, kind: TensorRtKind, asked: Sequence[str]) -> tuple[str, .
                 "Use one of these, or the engine tensorrt.",
             )
     return tuple(asked)
+
+
+def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
+    if targets:
+        config.num_compute_capabilities = len(targets)
+    for index, target in enumerate(targets):
+        config.set_compute_capability(getattr(trt.ComputeCapability, _enum_name(target)), index)
+
+
+def _check_profile(profile: tuple[int, int, int]) -> None:
+    low, usual, high = profile
+    if not 1 <= low <= usual <= high:
+        raise UsageError(
+            "E-USAGE-PROFILE",
+            f"The vision profile is {list(profile)}.",
+            "Give three rising numbers of tiles, from 1 up.",
+        )
 
 
 def _enum_name(compute_capability: str) -> str:
@@ -168,23 +178,20 @@ def _write_plan(plan_file: Path, compile_to: Callable[[BinaryIO], bool], logger:
     """Compile beside, sync, rename; returns the plan's size in bytes."""
     partial = plan_file.with_name(f"{plan_file.name}.partial")
     try:
-        with partial.open("wb") as file:
-            if not compile_to(file):
-                raise _refused(logger.errors, kind)
-            file.flush()
-            os.fsync(file.fileno())
-        # A plan without its description is refused, so the old one must not describe the new plan.
-        (plan_file.parent / PLAN_INFO_FILE).unlink(missing_ok=True)
-        partial.replace(plan_file)
-    except OSError as error:
-        raise BuildError(
-            "E-BUILD-WRITE",
-            f"{plan_file.name} cannot be written: {error.strerror}.",
-            "Check the disk's space and permissions.",
-        ) from None
+        with writing(plan_file.name):
+            with partial.open("wb") as file:
+                if not compile_to(file):
+                    raise _refused(logger.errors, kind)
+                file.flush()
+                os.fsync(file.fileno())
+                size_bytes = file.tell()
+            # A plan without its description is refused, so the old one must not describe the new plan.
+            (plan_file.parent / PLAN_INFO_FILE).unlink(missing_ok=True)
+            partial.replace(plan_file)
+            sync_folder(plan_file.parent)
     finally:
         partial.unlink(missing_ok=True)
-    return plan_file.stat().st_size
+    return size_bytes
 
 
 def _refused(errors: Sequence[str], kind: TensorRtKind) -> BuildError:
