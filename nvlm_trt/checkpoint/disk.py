@@ -15,14 +15,15 @@ __all__ = ["sync_folder", "writing"]
 
 @contextmanager
 def writing(name: str) -> Iterator[None]:
-    """Turns an ``OSError`` inside it into ``BuildError`` E-BUILD-WRITE about the file or folder ``name``."""
+    """Turns an ``OSError`` inside it into ``BuildError`` E-BUILD-SPACE or E-BUILD-WRITE about the file ``name``."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         what = "no room is left for it" if full else "the folder is missing or may not be written"
         fix = "Free some space." if full else "Check the folder and its permissions."
-        raise BuildError("E-BUILD-WRITE", f"{name} cannot be written: {what}.", fix) from None
+        code = "E-BUILD-SPACE" if full else "E-BUILD-WRITE"
+        raise BuildError(code, f"{name} cannot be written: {what}.", fix) from None
 
 
 def sync_folder(folder: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_killed_writers_leftover_is_overwritten(tmp_path: Path):
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path):
     # The one device that is always full.
     (tmp_path / "x.partial").symlink_to("/dev/full")
-    with pytest.raises(BuildError, match=r"E-BUILD-WRITE: x cannot be written: no room is left"):
+    with pytest.raises(BuildError, match=r"E-BUILD-SPACE: x cannot be written: no room is left"):
         write_safetensors(tmp_path / "x", [TensorSpec("x", "I8", (1,))], lambda _: np.ones(1, np.int8))
     assert list(tmp_path.iterdir()) == []
 

@@ -216,7 +216,7 @@ def test_a_disk_that_is_full_half_way_leaves_nothing(tmp_path: Path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, hard))
     try:
-        with pytest.raises(BuildError, match=r"E-BUILD-WRITE: model-00001.* no room is left"):
+        with pytest.raises(BuildError, match=r"E-BUILD-SPACE: model-00001.* no room is left"):
             write_checkpoint(tmp_path / "out", SMALL)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -29,7 +29,7 @@ def write_checkpoint(folder: str | Path, size: CheckpointSize, seed: int = 0, nu
 
     Raises ``UsageError`` E-USAGE-OUT where ``folder`` holds something, E-USAGE-SIZE for more tokens than rows or more
     shards than tensors, ``CheckpointError`` E-CONFIG-VALUE for sizes that contradict each other, ``BuildError``
-    E-BUILD-WRITE where the disk is full or may not be written.
+    E-BUILD-SPACE where the disk is full, E-BUILD-WRITE where it may not be written.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
