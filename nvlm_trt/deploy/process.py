@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nvlm_trt.deploy.runtime import TritonRuntime
+from nvlm_trt.errors import ServerError
 
 __all__ = ["Address", "TritonProcess"]
 
@@ -35,17 +36,17 @@ class Address:
     metrics_port: int
 
     @classmethod
-    def free(cls, host: str = "127.0.0.1", http_port: int = 0, grpc_port: int = 0, metrics_port: int = 0) -> Address:
-        """Fill each port that is 0 with one that nobody listens on now."""
+    def choose(cls, host: str, http_port: int = 0, grpc_port: int = 0, metrics_port: int = 0) -> Address:
+        """Take the ports given and, for each that is 0, one that nobody listens on now.
+
+        Raises ``ServerError`` E-SERVER-PORT for one that is taken or a host that is not this machine's.
+        """
         with ExitStack() as stack:
-            ports = []
-            for port in (http_port, grpc_port, metrics_port):
-                if port == 0:
-                    probe = stack.enter_context(socket.socket())
-                    probe.bind((host, 0))
-                    port = probe.getsockname()[1]
-                ports.append(port)
-        return cls(host, *ports)
+            probes = [
+                stack.enter_context(_probe(host, name, port))
+                for name, port in (("HTTP", http_port), ("gRPC", grpc_port), ("metrics", metrics_port))
+            ]
+            return cls(host, *(probe.getsockname()[1] for probe in probes))
 
     @property
     def http_url(self) -> str:
@@ -123,6 +124,22 @@ class TritonProcess:
             time.sleep(0.01)
         for file in _SHARED_MEMORY.glob(f"{self._prefix}*"):
             file.unlink(missing_ok=True)
+
+
+def _probe(host: str, name: str, port: int) -> socket.socket:
+    probe = socket.socket()
+    # As the server does: a port whose last connections are still winding down is free.
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind((host, port))
+        return probe
+    except OSError:
+        probe.close()
+        raise ServerError(
+            "E-SERVER-PORT",
+            f"The {name} port {port} of {host} cannot be listened on; something else may do so.",
+            "Choose another, or 0 for a free one.",
+        ) from None
 
 
 def _group_lives(group: int) -> bool:

@@ -61,7 +61,7 @@ class TritonServer:
         try:
             stage_repository(deployment_dir, checkpoint_dir, self._work_folder / "repository")
             for attempt in range(_ATTEMPTS):
-                self.address = Address.free(host, http_port, grpc_port, metrics_port)
+                self.address = Address.choose(host, http_port, grpc_port, metrics_port)
                 try:
                     self._start(runtime, start_timeout_s)
                     return
@@ -131,8 +131,8 @@ class TritonServer:
 
     def _explain_exit(self, status: int) -> NvlmError:
         log = self.log_file.read_text(encoding="utf-8", errors="replace")
-        if "Address already in use" in log or "failed to bind" in log.lower():
-            return ServerError("E-SERVER-PORT", "A port of the server is in use.", "Choose others, or 0 for free ones.")
+        if "already in use" in log:
+            return _BadStart("E-SERVER-PORT", "A port of the server was taken just before it started.", "Start again.")
         for line in log.splitlines():
             known = from_message(line.split("\\n")[0])
             if known is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,8 +71,12 @@ class _Open:
 class DecoderCalls:
     """Owns ``engine``. All methods may be called from any thread."""
 
-    def __init__(self, engine: DecoderEngine, poll_s: float = 0.1) -> None:
+    def __init__(
+        self, engine: DecoderEngine, observe: Callable[[Mapping[str, Any]], None] = lambda _: None, poll_s: float = 0.1
+    ) -> None:
+        """``observe`` is given the engine's ``metrics()`` every ``poll_s`` seconds."""
         self._engine = engine
+        self._observe = observe
         self._poll_s = poll_s
         self._open: dict[str, _Open] = {}
         self._lock = threading.Lock()
@@ -129,6 +133,7 @@ class DecoderCalls:
             for entry in entries:
                 if entry.reply.is_cancelled():
                     self._engine.cancel(entry.engine_id)
+            self._observe(self._engine.metrics())
 
 
 def _ended(finish: FinishReason) -> NvlmError:

@@ -3,6 +3,7 @@
 from nvlm_trt.embedded.engine import EmbeddedEngine
 from nvlm_trt.serving.decoder_calls import DecoderCalls
 from nvlm_trt.serving.triton import Parameters, TritonReply, read_inputs, reporting_start
+from nvlm_trt.serving.triton_metrics import DecoderMetrics
 
 
 class TritonPythonModel:
@@ -16,7 +17,7 @@ class TritonPythonModel:
                 max_num_tokens=parameters.integer("max_num_tokens"),
                 quantize_activations=parameters.flag("quantize_activations"),
             )
-        self._calls = DecoderCalls(engine)
+        self._calls = DecoderCalls(engine, DecoderMetrics().update)
 
     def execute(self, requests):
         for request in requests:

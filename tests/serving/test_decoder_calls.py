@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from nvlm_trt.embedded.engine import InFlightEngine
+from nvlm_trt.embedded.request import Emission, FinishReason
+from nvlm_trt.embedded.scheduler import Limits
+from nvlm_trt.errors import NvlmError, RequestError
+from nvlm_trt.serving.decoder_calls import DecoderCalls
+from tests.embedded.simulated_runner import SimulatedRunner, expected_tokens
+
+LONG = 4000
+
+
+class HeldReply:
+    def __init__(self) -> None:
+        self.tokens: list[list[int]] = []
+        self.error: NvlmError | None = None
+        self.over = threading.Event()
+        self.started = threading.Event()
+        self.gone = False
+
+    def send(self, tensors, *, final) -> None:
+        assert not self.over.is_set()
+        self.tokens.append(tensors["output_ids"].ravel().tolist())
+        self.last = tensors
+        self.started.set()
+        if final:
+            self.over.set()
+
+    def fail(self, error) -> None:
+        self.error = error
+        self.over.set()
+
+    def end(self) -> None:
+        self.over.set()
+
+    def is_cancelled(self) -> bool:
+        return self.gone
+
+
+def tensors(*ids: int, max_tokens: int = 5, **more) -> dict[str, np.ndarray]:
+    return {
+        "input_ids": np.array([ids], np.int32),
+        "request_output_len": np.array([[max_tokens]], np.int32),
+        **{name: np.array([[value]]) for name, value in more.items()},
+    }
+
+
+@pytest.fixture
+def engine() -> InFlightEngine:
+    return InFlightEngine(SimulatedRunner(2, 8192), Limits(2, 8192, 8, 256), 8192)
+
+
+@pytest.fixture
+def calls(engine) -> Iterator[DecoderCalls]:
+    calls = DecoderCalls(engine, poll_s=0.005)
+    yield calls
+    calls.close()
+
+
+def test_a_stream_gets_its_tokens_one_by_one_the_last_with_the_end(calls):
+    reply = HeldReply()
+    calls.take("a", tensors(3, 4, streaming=True, return_log_probs=True), reply)
+    assert reply.over.wait(5)
+    assert reply.tokens == [[token] for token in expected_tokens([3, 4], 5)]
+    assert reply.last["cum_log_probs"].shape == (1, 1)
+
+
+def test_without_streaming_all_comes_in_one_response(calls):
+    reply = HeldReply()
+    calls.take("a", tensors(3, 4, return_log_probs=True), reply)
+    assert reply.over.wait(5)
+    assert reply.tokens == [expected_tokens([3, 4], 5)]
+    assert reply.last["output_log_probs"].shape == (1, 1, 5)
+    assert reply.last["cum_log_probs"].item() == pytest.approx(float(reply.last["output_log_probs"].sum()))
+
+
+def test_a_stop_request_with_its_id_ends_a_stream_and_only_that(calls):
+    stopped, other, stopper = HeldReply(), HeldReply(), HeldReply()
+    calls.take("a", tensors(3, max_tokens=LONG, streaming=True), stopped)
+    calls.take("b", tensors(4, max_tokens=20, streaming=True), other)
+    assert stopped.started.wait(5)
+    calls.take("a", {"stop": np.array([[True]])}, stopper)
+    assert stopper.over.is_set()
+    assert stopped.over.wait(5)
+    assert stopped.error is not None
+    assert stopped.error.code.startswith("E-CANCEL-")
+    assert other.over.wait(5)
+    assert [token for piece in other.tokens for token in piece] == expected_tokens([4], 20)
+
+
+def test_a_stop_request_for_nothing_is_answered_all_the_same(calls):
+    reply = HeldReply()
+    calls.take("nobody", {"stop": np.array([[True]])}, reply)
+    assert reply.over.is_set()
+    assert reply.error is None
+
+
+def test_who_went_away_is_noticed(calls, engine):
+    reply = HeldReply()
+    calls.take("a", tensors(3, max_tokens=LONG, streaming=True), reply)
+    assert reply.started.wait(5)
+    reply.gone = True
+    assert reply.over.wait(5)
+    assert engine.metrics()["running"] == 0
+    assert len(reply.tokens) < LONG
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_an_open_id_is_refused_a_second_time_and_free_again_afterwards(calls, streaming):
+    first, second = HeldReply(), HeldReply()
+    calls.take("a", tensors(3, max_tokens=LONG, streaming=streaming), first)
+    with pytest.raises(RequestError, match="E-PARAM-ID"):
+        calls.take("a", tensors(4), second)
+    calls.stop("a")
+    assert first.over.wait(5)
+    calls.take("a", tensors(4), second)
+    assert second.over.wait(5)
+    assert second.tokens == [expected_tokens([4], 5)]
+
+
+def test_requests_without_an_id_are_not_each_others(calls):
+    replies = [HeldReply(), HeldReply()]
+    for reply in replies:
+        calls.take("", tensors(3), reply)
+    assert all(reply.over.wait(5) for reply in replies)
+    with pytest.raises(RequestError, match="E-PARAM-ID"):
+        calls.take("", {"stop": np.array([[True]])}, HeldReply())
+
+
+def test_a_refused_request_leaves_its_id_free(calls):
+    with pytest.raises(RequestError, match="E-PROMPT-"):
+        calls.take("a", tensors(3, max_tokens=100_000), HeldReply())
+    reply = HeldReply()
+    calls.take("a", tensors(3), reply)
+    assert reply.over.wait(5)
+
+
+def test_closing_answers_open_requests(engine):
+    calls = DecoderCalls(engine)
+    reply = HeldReply()
+    calls.take("a", tensors(3, max_tokens=LONG, streaming=True), reply)
+    calls.close()
+    assert reply.over.is_set()
+    assert reply.error is not None
+    assert reply.error.code.startswith("E-CANCEL-")
+
+
+def test_figures_are_observed(engine):
+    seen: list[dict] = []
+    calls = DecoderCalls(engine, seen.append, poll_s=0.005)
+    deadline = time.monotonic() + 5
+    while not seen and time.monotonic() < deadline:
+        time.sleep(0.005)
+    calls.close()
+    assert {"running", "waiting", "prefill_tokens", "generated_tokens"} <= seen[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("finish", "code"), [(FinishReason.CANCELLED, "E-CANCEL-STOPPED"), (FinishReason.ERROR, "E-SERVER-INTERNAL")]
+)
+def test_an_engine_that_ends_a_request_without_a_word_still_gives_an_error(finish, code):
+    class Terse:
+        def submit(self, request, listener):
+            listener(Emission((), finish=finish))
+
+        def cancel(self, request_id):
+            return 0
+
+        def metrics(self):
+            return {}
+
+        def close(self):
+            pass
+
+    calls = DecoderCalls(Terse())
+    reply = HeldReply()
+    calls.take("a", tensors(3), reply)
+    calls.close()
+    assert reply.error is not None
+    assert reply.error.code == code
