@@ -58,9 +58,9 @@ install_packages() {
         return 1
     fi
     say "installing Debian packages: $*"
-    "${as_root[@]}" apt-get update -qq >&2 || say 'apt-get update failed; trying with the lists at hand'
+    "${as_root[@]}" apt-get update -qq >/dev/null || say 'apt-get update failed; trying with the lists at hand'
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "$@" >&2
+        apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 python=$(find_python)

@@ -34,7 +34,8 @@ def write_safetensors(
 
     ``produce(name)`` is called once per entry, in the file's order, and gives the whole array, or an iterator of pieces
     that follow each other in C order. A wrong dtype, shape or element count is the caller's bug: ``ValueError``.
-    Raises ``BuildError`` E-BUILD-SPACE where the disk is full, E-BUILD-WRITE where it may not be written. Whatever fails, nothing is left.
+    Raises ``BuildError`` E-BUILD-SPACE where the disk is full, E-BUILD-WRITE where it may not be
+    written. Whatever fails, nothing is left.
     """
     path = Path(path)
     ordered = sorted(entries, key=lambda spec: (-_RANK[spec.dtype], spec.name))

@@ -27,7 +27,14 @@ _HARMLESS = {code: 0xFFFD for code in [*range(0x20), *range(0x7F, 0xA0)] if code
 @click.command()
 @click.argument("target", metavar="URL-or-DIR")
 @click.argument("question")
-@click.option("--image", "images", multiple=True, metavar="FILE", type=click.Path(path_type=Path), help="Any number.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A picture; may be given again.",
+)
 @click.option("--stream", is_flag=True, help="Print the answer as it comes.")
 @click.option("--protocol", type=click.Choice(["grpc", "http"]), help="For a DIR grpc; for a URL what it says.")
 @click.option("--max-tokens", type=int, default=64, show_default=True, help="Tokens of the answer at most.")
@@ -82,9 +89,12 @@ def _client(
     from nvlm_trt.client.http_client import HttpClient
 
     if "://" in target:
-        http = protocol == "http" or (protocol is None and target.startswith("http://"))
-        with HttpClient(target) if http else GrpcClient(target) as client:
-            yield client
+        if protocol == "http" or (protocol is None and target.startswith("http://")):
+            with HttpClient(target) as http_client:
+                yield http_client
+        else:
+            with GrpcClient(target) as grpc_client:
+                yield grpc_client
         return
 
     from nvlm_trt.deploy.server import TritonServer
@@ -94,8 +104,10 @@ def _client(
     output.note(f"starting Triton for {target}")
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(TritonServer(deployment.folder, deployment.checkpoint))
-        http = protocol == "http"
-        yield stack.enter_context(HttpClient(server.http_url) if http else GrpcClient(server.grpc_url))
+        if protocol == "http":
+            yield stack.enter_context(HttpClient(server.http_url))
+        else:
+            yield stack.enter_context(GrpcClient(server.grpc_url))
 
 
 def _read(image: Path) -> bytes:

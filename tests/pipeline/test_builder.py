@@ -133,8 +133,10 @@ def test_dry_run_names_what_changed(small_checkpoint: Path, out: Path, tmp_path:
 
 
 def lacking(steps: list[Step], name: str, reason: str | None) -> list[Step]:
-    changed = {"lacking": lambda _: reason, "command": lambda recipe, config: ("make", recipe.name)}
-    return [dataclasses.replace(step, **changed) if step.name == name else step for step in steps]
+    def changed(step: Step) -> Step:
+        return dataclasses.replace(step, lacking=lambda _: reason, command=lambda recipe, _: ("make", recipe.name))
+
+    return [changed(step) if step.name == name else step for step in steps]
 
 
 def test_what_this_machine_lacks_is_left_and_so_is_what_needs_it(small_checkpoint, recipe, out) -> None:

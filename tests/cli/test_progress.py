@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nvlm_trt.cli.output import shown_bytes
+from nvlm_trt.cli.progress import build_reporter
+from nvlm_trt.pipeline.report import StepReport
+
+ROOT = Path(__file__).parents[2]
+MAIN_TEXT = "from nvlm_trt.cli import main; main()"
+
+
+def run_on_a_terminal(*arguments: str) -> str:
+    """What a person would see: stderr is a terminal, stdout is not."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "120"}
+    command = [sys.executable, "-c", MAIN_TEXT, *arguments]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # how a terminal says that its other end is closed
+                break
+            seen += piece
+        os.close(ours)
+    assert process.returncode == 0
+    return seen.decode()
+
+
+def test_a_terminal_shows_a_live_line_and_keeps_one_line_a_step(small_checkpoint: Path, tmp_path: Path) -> None:
+    seen = run_on_a_terminal("build", str(small_checkpoint), "--recipe", "embedded", "-o", str(tmp_path / "out"))
+    assert "memory " in seen
+    assert "\x1b[" in seen
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen)
+    for number, step in enumerate(("inspect", "vision.onnx", "decoder.calibration"), start=1):
+        assert re.search(rf"\[{number}/5\] {re.escape(step)} +built", plain)
+
+
+def test_a_line_tells_the_rate_where_it_says_something(capsys: pytest.CaptureFixture[str]) -> None:
+    reports = [
+        StepReport("slow", "built", seconds=2.0, output_bytes=4_000_000_000, peak_rss_bytes=1_500_000),
+        StepReport("small", "built", seconds=2.0, output_bytes=10),
+        StepReport("old", "kept", seconds=2.0, output_bytes=4_000_000_000),
+        StepReport("gone", "left", reason="no hammer"),
+    ]
+    with build_reporter(quiet=False) as reporter:
+        for number, report in enumerate(reports, start=1):
+            reporter.started(report.step, number, len(reports))
+            reporter.advanced(1, 2, "B")
+            reporter.ended(report)
+    assert [line.rstrip() for line in capsys.readouterr().err.splitlines()] == [
+        "[1/4] slow                 built  2.0 s, 4.0 GB, 2.0 GB/s, peak 1.5 MB",
+        "[2/4] small                built  2.0 s, 10 B, peak 0 B",
+        "[3/4] old                  kept   2.0 s, 4.0 GB, peak 0 B",
+        "[4/4] gone                 left   no hammer",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (75_200_000_000, "75.2 GB"), (2e12, "2.0 TB")]
+)
+def test_bytes_are_shown_in_decimal_units(count: float, text: str) -> None:
+    assert shown_bytes(count) == text

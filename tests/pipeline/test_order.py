@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nvlm_trt.pipeline.order import in_order
+from nvlm_trt.pipeline.recipe import load_recipe
+from nvlm_trt.pipeline.step import Step
+from nvlm_trt.pipeline.steps import steps_for
+
+
+def step(number: int, reads: set[int]) -> Step:
+    return Step(str(number), lambda _: None, outputs=(f"{number}/out",), artefacts=tuple(f"{n}" for n in reads))
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_each_step_comes_after_those_it_reads(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 8))
+    steps = [step(n, data.draw(st.sets(st.integers(0, n - 1))) if n else set()) for n in range(count)]
+    ordered = in_order(data.draw(st.permutations(steps)))
+    place = {one.name: index for index, one in enumerate(ordered)}
+    assert len(ordered) == count
+    for one in steps:
+        assert all(place[name] < place[one.name] for name in one.artefacts)
+
+
+def test_steps_that_wait_for_each_other_are_a_bug() -> None:
+    with pytest.raises(ValueError, match="wait for each other"):
+        in_order([step(0, {1}), step(1, {0})])
+
+
+def test_the_order_of_a_production_build() -> None:
+    steps = steps_for(load_recipe("h200x1-fp8"))
+    names = ["inspect", "vision.onnx", "vision.engine", "decoder.calibration", "decoder.checkpoint", "decoder.engine"]
+    assert [one.name for one in in_order(steps)] == [*names, "triton.repository"]

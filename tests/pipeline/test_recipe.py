@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nvlm_trt.errors import UsageError
+from nvlm_trt.pipeline.recipe import Recipe, load_recipe, recipe_names
+from tests.pipeline.toys import RECIPE, write_recipe
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_can_be_read_and_is_named_as_its_file(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description.endswith(".")
+    assert Recipe.model_validate(recipe.model_dump()) == recipe
+
+
+def test_a_recipe_of_the_user_s_own(tmp_path: Path) -> None:
+    assert load_recipe(write_recipe(tmp_path / "mine.toml", 3)).decoder.max_batch_size == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[vision]", "[vision]\ncolour = 1", "vision.colour"),
+        ("[vision]", "[vison]", "vision"),
+        ('"onnxruntime"', '"onnx"', "vision.engine"),
+        ('"onnxruntime"', '"onnxruntime"\nprofile = [7, 1, 28]', "vision"),
+        ('"onnxruntime"', '"onnxruntime"\nprofile = [1, 7]', "vision.profile"),
+        ('"embedded"', '"tensorrt_llm"', "the recipe"),
+        ('"embedded"', '"embedded"\ntp = 2', "the recipe"),
+        ('"embedded"', '"embedded"\ntp = 3', "decoder.tp"),
+        ("max_seq_len = 64", 'max_seq_len = "64"', "decoder.max_seq_len"),
+        ("max_seq_len = 64", "max_seq_len = 0", "decoder.max_seq_len"),
+        ("max_seq_len = 64", "", "decoder.max_seq_len"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    text = RECIPE.format(max_batch_size=1)
+    assert old in text
+    (tmp_path / "mine.toml").write_text(text.replace(old, new))
+    with pytest.raises(UsageError) as wrong:
+        load_recipe(str(tmp_path / "mine.toml"))
+    assert wrong.value.code == "E-RECIPE-KEY"
+    assert wrong.value.what.startswith(f"mine.toml: {said}")
+    assert "pydantic" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("name", ["", "nowhere", "../embedded", "nowhere.toml", "embedded.tom"])
+def test_a_recipe_that_does_not_exist(name: str) -> None:
+    with pytest.raises(UsageError) as wrong:
+        load_recipe(name)
+    assert wrong.value.code == "E-RECIPE-NAME"
+    assert "embedded" in wrong.value.fix
+
+
+@pytest.mark.parametrize("data", [b"= 1", b"\xff", b"[vision"])
+def test_a_file_that_is_not_toml(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "mine.toml").write_bytes(data)
+    with pytest.raises(UsageError) as wrong:
+        load_recipe(str(tmp_path / "mine.toml"))
+    assert wrong.value.code == "E-RECIPE-SYNTAX"
