@@ -85,9 +85,8 @@ fi
 
 say "installing Python packages into .venv for \"$want\" (once; a few minutes, depending on the network)"
 rm -f .venv/stamp-*
-# The build backend comes first and pinned too, because pip does not apply constraints to an isolated build.
-.venv/bin/python -m pip install -qq -c constraints.txt hatchling editables
-.venv/bin/python -m pip install -qq -c constraints.txt --no-build-isolation -e ".[$want]"
+# By the environment and not by an option, because so the constraints reach isolated builds too.
+PIP_CONSTRAINT=constraints.txt .venv/bin/python -m pip install -qq -e ".[$want]"
 touch ".venv/stamp-$want-$key"
 # Whatever the demo needs, the tests need too.
 [ "$want" != dev ] || touch ".venv/stamp-serve-$key"
