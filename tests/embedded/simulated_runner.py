@@ -1,4 +1,4 @@
-"""A runner whose model is arithmetic on a slot's ids: any confusion of slots, positions or moves shows in the tokens."""
+"""A runner whose model is arithmetic on a slot's ids: confused slots, positions or moves show in the tokens."""
 
 from __future__ import annotations
 
@@ -51,4 +51,6 @@ class SimulatedRunner:
     def _logits(self, slot: int, length: int) -> NDArray[np.float32]:
         held = self.slots[slot, :length]
         assert _STALE not in held, "a position was lost"
-        return np.eye(VOCAB_SIZE, dtype=np.float32)[next_token(held.tolist())]
+        logits = np.zeros(VOCAB_SIZE, np.float32)
+        logits[next_token(held.tolist())] = 1
+        return logits

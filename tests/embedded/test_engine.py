@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,39 +19,9 @@ from nvlm_trt.embedded.request import FinishReason, GenerationRequest, Sampling
 from nvlm_trt.embedded.scheduler import Limits
 from nvlm_trt.errors import ArtefactError, CancelledError, NvlmError, OverloadedError, RequestError, UsageError
 from nvlm_trt.reference.decoder import ReferenceDecoder
+from tests.embedded.answers import PATIENCE_S, Listener, answers, assert_decided_alike, decoder_prompts, regrets
 from tests.embedded.decoder_folder import CONFIG, picture_prompt
 from tests.embedded.simulated_runner import VOCAB_SIZE, SimulatedRunner, expected_tokens
-
-PATIENCE_S = 30
-
-
-class Listener:
-    """Collects emissions; ``wait`` returns the last one."""
-
-    def __init__(self):
-        self.emissions = []
-        self._ended = threading.Event()
-        self.first = threading.Event()
-
-    def __call__(self, emission):
-        assert not self._ended.is_set(), "an emission after the last"
-        self.emissions.append(emission)
-        if emission.tokens:
-            self.first.set()
-        if emission.finish:
-            self._ended.set()
-
-    def wait(self):
-        assert self._ended.wait(PATIENCE_S)
-        return self.emissions[-1]
-
-    @property
-    def tokens(self):
-        return [token for emission in self.emissions for token in emission.tokens]
-
-    @property
-    def log_probs(self):
-        return [value for emission in self.emissions for value in emission.log_probs]
 
 
 class SteppedRunner(SimulatedRunner):
@@ -58,8 +29,8 @@ class SteppedRunner(SimulatedRunner):
 
     def __init__(self, num_slots=4, max_seq_len=64):
         super().__init__(num_slots, max_seq_len)
-        self.permits = queue.SimpleQueue()
-        self.calls = queue.SimpleQueue()
+        self.permits: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self.calls: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def _call(self, name):
         self.calls.put(name)
@@ -121,20 +92,19 @@ def wait_until(holds):
 def varied_requests(count, vocab_size, hidden_size):
     """Pictures and text, long and short, greedy and sampled."""
     rng = np.random.default_rng(7)
-    requests = []
     for index in range(count):
         num_rows = 0 if index % 3 == 0 else int(rng.integers(5, 60))
         ids, table = picture_prompt(index, int(rng.integers(1, 40)), num_rows, vocab_size, hidden_size)
-        sampling = Sampling() if index % 2 else Sampling(temperature=0.9, top_k=20, top_p=0.95, seed=index)
-        extras = {"repetition_penalty": 1.2} if index % 5 == 0 else {}
-        sampling = Sampling(**{**{name: getattr(sampling, name) for name in sampling.__slots__}, **extras})
-        table = table if num_rows else None
-        requests.append(
-            GenerationRequest(
-                f"r{index}", ids, int(rng.integers(1, 80)), table, sampling=sampling, return_log_probs=True
-            )
+        drawn: dict[str, Any] = {} if index % 2 else {"temperature": 0.9, "top_k": 20, "top_p": 0.95, "seed": index}
+        sampling = Sampling(**drawn, repetition_penalty=1.2 if index % 5 == 0 else 1.0)
+        yield GenerationRequest(
+            f"r{index}",
+            ids,
+            int(rng.integers(1, 80)),
+            table if num_rows else None,
+            sampling=sampling,
+            return_log_probs=True,
         )
-    return requests
 
 
 def open_engine(folder, **options):
@@ -152,25 +122,29 @@ def run_alone(engine, requests):
     return listeners
 
 
-@pytest.mark.parametrize("quantize", [False, True])
-def test_greedy_answers_are_the_references_token_for_token(decoder_folder, quantize):
-    engine = open_engine(decoder_folder, quantize_activations=quantize)
-    # Quantised, the reference needs float64 to round as the exact sums would (see its opening).
-    reference = ReferenceDecoder(decoder_folder, quantize, torch.float64 if quantize else torch.float32)
-    for seed in range(6):
-        num_rows = 40 if seed % 2 else 0
-        ids, table = picture_prompt(seed, 12, num_rows, CONFIG["vocab_size"], CONFIG["hidden_size"])
-        listener = Listener()
-        engine.submit(GenerationRequest("r", ids, 24, table if num_rows else None), listener)
-        assert listener.wait().finish is FinishReason.LENGTH
-        assert listener.tokens == reference.generate(ids.tolist(), 24, torch.from_numpy(table))
+def test_greedy_answers_are_the_references_token_for_token(decoder_folder):
+    engine = open_engine(decoder_folder, quantize_activations=False)
+    prompts = decoder_prompts(8, 40, CONFIG["vocab_size"], CONFIG["hidden_size"])
+    tokens = answers(engine, prompts, 24)
     engine.close()
+    reference = ReferenceDecoder(decoder_folder, quantize_activations=False)
+    assert max(map(np.max, regrets(reference, prompts, tokens))) == 0
+    ids, table = prompts[0]
+    assert tokens[0] == reference.generate(ids.tolist(), 24, torch.from_numpy(table))
+
+
+def test_quantised_greedy_answers_are_the_references(decoder_folder):
+    engine = open_engine(decoder_folder)
+    prompts = decoder_prompts(8, 40, CONFIG["vocab_size"], CONFIG["hidden_size"])
+    tokens = answers(engine, prompts, 24)
+    engine.close()
+    assert_decided_alike(ReferenceDecoder(decoder_folder, dtype=torch.float64), prompts, tokens)
 
 
 @pytest.mark.parametrize("quantize", [False, True])
 def test_answers_do_not_depend_on_the_company(decoder_folder, quantize):
     """Each request's tokens and log probabilities, to the last bit, alone and among 16 others arriving at random."""
-    requests = varied_requests(17, CONFIG["vocab_size"], CONFIG["hidden_size"])
+    requests = list(varied_requests(17, CONFIG["vocab_size"], CONFIG["hidden_size"]))
     engine = open_engine(decoder_folder, quantize_activations=quantize)
     alone = run_alone(engine, requests)
     for seed in range(2):
@@ -323,27 +297,34 @@ def test_cancelling_takes_every_request_of_that_name_and_no_other(start):
     assert other.tokens == expected_tokens((1, 2, 3), 5)
 
 
-@pytest.mark.parametrize("fails_in", ["prefill", "decode", "move"])
-def test_a_fault_ends_every_request_with_an_error(start, caplog, fails_in):
+class BrokenRunner(SteppedRunner):
+    def move(self, source, target, length):
+        raise RuntimeError("/secret/path 0xdeadbeef")
+
+
+@pytest.mark.parametrize("num_good_calls", [0, 1])
+def test_a_fault_of_the_model_ends_every_request_with_an_error(start, caplog, num_good_calls):
     runner = SteppedRunner()
+    engine = start(runner, Limits(max_batch_size=2, max_num_tokens=20, chunk=8))
+    listeners = [submit(engine, str(number), max_tokens=9) for number in range(4)]
+    for _ in range(num_good_calls):
+        runner.permits.put(None)
+    runner.permits.put(RuntimeError("/secret/path 0xdeadbeef"))
+    assert_faulted(engine, listeners, caplog)
+
+
+def test_a_fault_while_a_finished_request_leaves_reaches_that_request_too(start, caplog):
+    runner = BrokenRunner()
     engine = start(runner, Limits(max_batch_size=2, max_num_tokens=20, chunk=8))
     short = submit(engine, "short", max_tokens=2)
     runner.next_call()
-    listeners = [short, *(submit(engine, str(n), max_tokens=9) for n in range(3))]
+    listeners = [short, *(submit(engine, str(number), max_tokens=9) for number in range(3))]
+    for _ in range(4):
+        runner.permits.put(None)
+    assert_faulted(engine, listeners, caplog)
 
-    def broken_move(source, target, length):
-        raise RuntimeError("/secret/path 0xdeadbeef")
 
-    runner.move = broken_move
-    if fails_in == "move":
-        for _ in range(4):
-            runner.permits.put(None)
-    else:
-        while runner.calls.empty() and fails_in == "decode":
-            runner.permits.put(None)
-            assert runner.next_call() in ("prefill", "decode")
-            break
-        runner.permits.put(RuntimeError("/secret/path 0xdeadbeef"))
+def assert_faulted(engine, listeners, caplog):
     with caplog.at_level(logging.CRITICAL, "nvlm_trt.embedded.engine"):
         ends = [listener.wait() for listener in listeners]
     assert {end.finish for end in ends} == {FinishReason.ERROR}
@@ -353,7 +334,6 @@ def test_a_fault_ends_every_request_with_an_error(start, caplog, fails_in):
         submit(engine)
     assert caught.value.code == "E-ENGINE-FAULT"
     assert engine.metrics()["running"] == 0
-    engine.close()
 
 
 def test_a_listener_that_fails_ends_its_own_request_only(start, caplog):
@@ -411,7 +391,7 @@ def test_an_engine_may_be_closed_by_a_listener(start):
 
 def test_many_threads_may_submit_and_cancel_at_once(start):
     engine = start(limits=Limits(max_batch_size=4, max_num_tokens=20, max_waiting=1000, chunk=8))
-    ends = queue.SimpleQueue()
+    ends: queue.SimpleQueue[object] = queue.SimpleQueue()
 
     def client(number):
         for turn in range(20):
