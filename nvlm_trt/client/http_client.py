@@ -120,10 +120,10 @@ class HttpClient:
             except OSError as error:
                 raise unreachable(self.url, error) from None
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            if response.status != 200:
-                raise _refusal(response)
-            yield response
+            with connection.getresponse() as response:
+                if response.status != 200:
+                    raise _refusal(response)
+                yield response
         except TimeoutError:
             raise timed_out(timeout_s) from None
         except (OSError, http.client.HTTPException) as error:

@@ -75,7 +75,7 @@ def _unpack(contents: bytes, datatype: str) -> list[Any]:
         values: list[Any] = np.frombuffer(contents, _NUMPY_TYPES[datatype]).tolist()
         return values
     items, begin = [], 0
-    while begin < len(contents):
+    while begin + 4 <= len(contents):
         (length,) = struct.unpack_from("<I", contents, begin)
         items.append(contents[begin + 4 : begin + 4 + length])
         begin += 4 + length

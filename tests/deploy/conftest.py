@@ -18,6 +18,6 @@ def small_config(small_checkpoint) -> NvlmConfig:
 @pytest.fixture(scope="session")
 def embedded_repository(small_config, tmp_path_factory) -> Path:
     """To be read, not changed."""
-    folder = tmp_path_factory.mktemp("repository") / "triton_repo"
+    folder: Path = tmp_path_factory.mktemp("repository") / "triton_repo"
     write_repository(load_recipe("embedded"), small_config, folder)
     return folder

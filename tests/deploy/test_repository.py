@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tritonclient.grpc import model_config_pb2
@@ -17,7 +18,7 @@ FORMS = [("embedded", "TYPE_FP32"), ("h200x1-fp8", "TYPE_BF16")]
 type_name = model_config_pb2.DataType.Name
 
 
-def fields_of(tensor, table_type: str) -> dict:
+def fields_of(tensor, table_type: str) -> dict[str, Any]:
     """One tensor of a config in the form of the contract, with the chosen types put back to their variables."""
     fields = {"name": tensor.name, "data_type": type_name(tensor.data_type), "dims": list(tensor.dims)}
     if tensor.HasField("reshape"):
@@ -39,7 +40,7 @@ def fields_of(tensor, table_type: str) -> dict:
     return fields
 
 
-def without_notes(entry: dict) -> dict:
+def without_notes(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key != "note"}
 
 

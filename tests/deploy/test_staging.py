@@ -13,7 +13,7 @@ from nvlm_trt.errors import ArtefactError, ServerError
 
 @pytest.fixture
 def deployment(tmp_path, embedded_repository) -> Path:
-    folder = tmp_path / "a deployment"
+    folder: Path = tmp_path / "a deployment"
     folder.mkdir()
     (folder / "triton_repo").symlink_to(embedded_repository)
     return folder

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ class HeldReply:
         return self.gone
 
 
-def tensors(*ids: int, max_tokens: int = 5, **more) -> dict[str, np.ndarray]:
+def tensors(*ids: int, max_tokens: int = 5, **more) -> dict[str, Any]:
     return {
         "input_ids": np.array([ids], np.int32),
         "request_output_len": np.array([[max_tokens]], np.int32),
@@ -153,7 +154,7 @@ def test_closing_answers_open_requests(engine):
 
 
 def test_figures_are_observed(engine):
-    seen: list[dict] = []
+    seen: list[Mapping[str, Any]] = []
     calls = DecoderCalls(engine, seen.append, poll_s=0.005)
     deadline = time.monotonic() + 5
     while not seen and time.monotonic() < deadline:

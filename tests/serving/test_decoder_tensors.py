@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from nvlm_trt.embedded.request import Emission, FinishReason, Sampling
 from nvlm_trt.errors import RequestError
@@ -25,7 +27,7 @@ NUMPY_TYPES = {
 }
 
 
-def minimal(**more: np.ndarray) -> dict[str, np.ndarray]:
+def minimal(**more: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return {
         "input_ids": np.array([[5, 6, 7]], np.int32),
         "input_lengths": np.array([[3]], np.int32),
@@ -34,7 +36,7 @@ def minimal(**more: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def some_tensor(name: str) -> np.ndarray:
+def some_tensor(name: str) -> NDArray[Any]:
     """A tensor of the declared rank and type, filled with what is neutral for no one."""
     entry = INPUTS[name]
     shape = [1, *(2 if size == -1 else size for size in entry["dims"])]
@@ -59,12 +61,13 @@ def test_what_has_one_neutral_value_is_accepted_with_it_and_refused_by_name_othe
     dtype = NUMPY_TYPES[INPUTS[name]["data_type"]]
     same = read_call(minimal(**{name: np.array([[neutral]], dtype)}), "a")
     assert same.request.sampling == read_call(minimal(), "a").request.sampling
+    assert not isinstance(neutral, Rule)
     other = not neutral if isinstance(neutral, bool) else neutral + 1
     with pytest.raises(RequestError, match=rf"E-PARAM-UNSUPPORTED: .*\b{name}\b"):
         read_call(minimal(**{name: np.array([[other]], dtype)}), "a")
 
 
-CHANGED = {
+CHANGED: dict[str, Any] = {
     "input_ids": (np.array([[1, 2, 9]], np.int32), lambda call: call.request.input_ids.tolist(), [1, 2, 9]),
     "input_lengths": None,
     "request_output_len": (np.array([[9]], np.int32), lambda call: call.request.max_tokens, 9),

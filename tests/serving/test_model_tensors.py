@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -120,13 +122,13 @@ def tokenizer(small_checkpoint) -> NvlmTokenizer:
     return NvlmTokenizer.from_folder(small_checkpoint)
 
 
-def response(ids: list[int], length: int | None = None) -> dict[str, np.ndarray]:
+def response(ids: list[int], length: int | None = None) -> dict[str, Any]:
     padded = np.array([[ids]], np.int32).reshape(1, 1, -1)
     return {"output_ids": padded, "sequence_length": np.array([[len(ids) if length is None else length]], np.int32)}
 
 
 def text_of(tensors) -> str:
-    return tensors["text_output"][0].decode()
+    return str(tensors["text_output"][0].decode())
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=20), st.data())

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from nvlm_trt.errors import CancelledError, OverloadedError, RequestError
 from nvlm_trt.serving.tile_batcher import TileBatcher, share_call
@@ -37,11 +39,11 @@ class CountingEngine:
         self.closed = True
 
 
-def tiles_of(*values: int) -> np.ndarray:
+def tiles_of(*values: int) -> NDArray[Any]:
     return np.stack([np.full(CountingEngine.tile_shape, value, np.uint8) for value in values])
 
 
-def rows_of(*values: int) -> np.ndarray:
+def rows_of(*values: int) -> NDArray[Any]:
     return np.array(values, np.float32).reshape(-1, 1, 1).repeat(2, axis=1)
 
 

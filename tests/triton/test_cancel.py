@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import re
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from nvlm_trt.client import AskOptions, GrpcClient, HttpClient
+from nvlm_trt.client.wire import write_request
+from nvlm_trt.errors import CancelledError
+
+LONG = AskOptions(max_tokens=900)
+
+
+def running(server) -> float:
+    with urllib.request.urlopen(server.metrics_url, timeout=5) as response:
+        text = response.read().decode()
+    found = re.search(r'^nvlm_decoder_requests\{.*state="running".*\} (\S+)', text, re.MULTILINE)
+    assert found
+    return float(found[1])
+
+
+def wait_until(condition, timeout_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(condition())
+
+
+def test_leaving_a_stream_early_frees_the_decoder(client, server):
+    with client.stream("Tell a very long story.", (), LONG) as stream:
+        next(stream)
+        assert wait_until(lambda: running(server) == 1)
+    begun = time.monotonic()
+    assert wait_until(lambda: running(server) == 0)
+    assert time.monotonic() - begun < 2
+    assert client.ask("Hello", (), AskOptions(max_tokens=2)).output_tokens == 2
+
+
+@pytest.mark.parametrize("stopper", [GrpcClient, HttpClient])
+def test_a_stream_is_stopped_by_its_id_from_elsewhere(client, server, stopper):
+    url = server.grpc_url if stopper is GrpcClient else server.http_url
+    with client.stream("Tell a very long story.", (), LONG) as stream, stopper(url) as other:
+        next(stream)
+        other.stop(stream.request_id)
+        with pytest.raises(CancelledError, match="E-CANCEL-"):
+            stream.finish()
+
+
+def test_stopping_what_is_not_there_does_nothing(client):
+    client.stop("no such request")
+
+
+def test_an_id_in_use_is_refused_and_the_first_goes_on(server):
+    with GrpcClient(server.grpc_url) as client:
+        values = {"text_input": "Tell a story.", "max_tokens": 300, "stream": True}
+        first = client._stub.ModelStreamInfer(iter([write_request("ensemble", "twice", values)]))
+        next(iter(first))
+        second = client._stub.ModelStreamInfer(iter([write_request("ensemble", "twice", values)]))
+        assert "E-PARAM-ID" in next(iter(second)).error_message
+        assert not any(response.error_message for response in first)
+
+
+def test_a_decoder_called_directly_notices_that_its_client_left(server):
+    values = {"input_ids": [5, 6, 7], "input_lengths": 3, "request_output_len": 900, "streaming": True}
+    with GrpcClient(server.grpc_url) as client:
+        call = client._stub.ModelStreamInfer(iter([write_request("tensorrt_llm", "direct", values, batched=True)]))
+        next(iter(call))
+        call.cancel()
+    assert wait_until(lambda: running(server) == 0)
+
+
+def test_clients_leave_no_thread_behind(server):
+    def ours() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "grpc-answer"]
+
+    with GrpcClient(server.grpc_url) as client:
+        client.ask("Hello", (), AskOptions(max_tokens=2))
+        with client.stream("Hello", (), LONG) as stream:
+            next(stream)
+    assert ours() == []
