@@ -20,6 +20,12 @@ each (sequence, head) alone, so neither batch size, nor neighbours, nor stale ro
 does show: attention over one row (S = 1) takes another kernel than over several, about 1e-7 apart. Hence the
 scheduler's rule that a prompt is cut into the same chunks whoever else is running, and that generated tokens always
 go one by one.
+
+**What quantised activations cost in agreement.** Two correct implementations differ by float32's last bit, and an
+activation that close to the border of two e4m3 numbers falls to one side in one and to the other in the other. Seen
+on a small random decoder with prompts of 20 to 80 positions: 5 of 16 prompts met one such value here, 12 of 16 in a
+plain float32 forward, both against float64, and it moved the logits by up to 0.2 of their deviation. Without
+quantised activations all agree to 5e-6.
 """
 
 from __future__ import annotations

@@ -11,6 +11,15 @@ from nvlm_trt.reference.decoder import ReferenceDecoder
 from tests.embedded.decoder_folder import CONFIG, picture_prompt, write_decoder_folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread():
+    """The tensors are tiny: a second thread only waits, and on a busy machine for long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_decoder_folder(tmp_path_factory.mktemp("decoder"), seed=5)

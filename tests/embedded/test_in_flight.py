@@ -1,0 +1,312 @@
+"""The engine over a simulated model: its books, and everything that can go wrong around them."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nvlm_trt.embedded.in_flight import InFlightEngine
+from nvlm_trt.embedded.request import FinishReason, GenerationRequest
+from nvlm_trt.embedded.scheduler import Limits
+from nvlm_trt.errors import ArtefactError, CancelledError, NvlmError, OverloadedError, RequestError
+from tests.embedded.answers import PATIENCE_S, Listener
+from tests.embedded.simulated_runner import VOCAB_SIZE, SimulatedRunner, expected_tokens
+
+
+class SteppedRunner(SimulatedRunner):
+    """Every call waits for permission, so that a test decides what happens between two of them."""
+
+    def __init__(self, num_slots=4, max_seq_len=64):
+        super().__init__(num_slots, max_seq_len)
+        self.permits: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self.calls: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def _call(self, name):
+        self.calls.put(name)
+        permit = self.permits.get(timeout=PATIENCE_S)
+        if isinstance(permit, Exception):
+            raise permit
+
+    def prefill(self, slot, start, ids, prompt_table):
+        self._call("prefill")
+        return super().prefill(slot, start, ids, prompt_table)
+
+    def decode(self, lengths, ids):
+        self._call("decode")
+        return super().decode(lengths, ids)
+
+    def next_call(self):
+        return self.calls.get(timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def start():
+    """Starts an engine over a runner; closes it after the test."""
+    engines = []
+
+    def start_engine(runner=None, limits=None, max_seq_len=64):
+        limits = limits or Limits(max_batch_size=4, max_num_tokens=20, max_waiting=8, chunk=8)
+        engine = InFlightEngine(runner or SimulatedRunner(limits.max_batch_size, max_seq_len), limits, max_seq_len)
+        engines.append((engine, runner))
+        return engine
+
+    yield start_engine
+    for engine, runner in engines:
+        if isinstance(runner, SteppedRunner):
+            for _ in range(200):
+                runner.permits.put(None)
+        engine.close()
+
+
+def make_request(name="r", ids=(1, 2, 3), max_tokens=5, **fields):
+    return GenerationRequest(name, np.array(ids, np.int32), max_tokens, **fields)
+
+
+def submit(engine, *args, **fields):
+    listener = Listener()
+    engine.submit(make_request(*args, **fields), listener)
+    return listener
+
+
+def wait_until(holds):
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    requests=st.lists(
+        st.tuples(st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=30), st.integers(1, 20)), max_size=25
+    ),
+    batch=st.integers(1, 5),
+    chunk=st.integers(1, 9),
+)
+def test_slots_never_mix(requests, batch, chunk):
+    limits = Limits(batch, batch + 9, 25, chunk)
+    engine = InFlightEngine(SimulatedRunner(batch, 50), limits, 50)
+    listeners = [submit(engine, str(n), ids, max_tokens) for n, (ids, max_tokens) in enumerate(requests)]
+    for listener, (ids, max_tokens) in zip(listeners, requests, strict=True):
+        assert listener.wait().finish is FinishReason.LENGTH
+        assert listener.tokens == expected_tokens(ids, max_tokens)
+    metrics = engine.metrics()
+    engine.close()
+    assert metrics["generated_tokens"] == sum(max_tokens for _, max_tokens in requests)
+    assert metrics["prefill_tokens"] == sum(len(ids) for ids, _ in requests)
+    assert (metrics["running"], metrics["waiting"], metrics["free_slots"]) == (0, 0, batch)
+
+
+def test_end_id_stop_word_and_length_end_a_request(start):
+    engine = start()
+    first, second, third, *_ = expected_tokens((1, 2, 3), 5)
+    assert len({first, second, third}) == 3
+    listener = submit(engine, end_id=third)
+    assert (listener.wait().finish, listener.tokens) == (FinishReason.END_ID, [first, second])
+    assert listener.emissions[-1].tokens == ()
+    listener = submit(engine, stop_words=((first, second),))
+    assert (listener.wait().finish, listener.tokens) == (FinishReason.STOP_WORD, [first, second])
+    listener = submit(engine, max_tokens=1)
+    assert (listener.wait().finish, listener.tokens) == (FinishReason.LENGTH, [first])
+    listener = submit(engine, end_id=first)
+    assert (listener.wait().finish, listener.tokens) == (FinishReason.END_ID, [])
+
+
+def test_tokens_come_one_by_one(start):
+    listener = submit(start(), max_tokens=4)
+    listener.wait()
+    assert [len(emission.tokens) for emission in listener.emissions] == [1, 1, 1, 1]
+    assert [emission.finish for emission in listener.emissions] == [None, None, None, FinishReason.LENGTH]
+
+
+def test_bad_requests_are_refused_and_nobody_else_notices(start):
+    engine = start()
+    good = submit(engine, "good", max_tokens=20)
+    for wrong in ({"ids": [VOCAB_SIZE]}, {"ids": [-1]}, {"max_tokens": 62}):
+        with pytest.raises(RequestError):
+            submit(engine, "bad", **wrong)
+    good.wait()
+    assert good.tokens == expected_tokens((1, 2, 3), 20)
+
+
+def test_a_full_queue_refuses_at_once_and_recovers(start):
+    runner = SteppedRunner()
+    engine = start(runner, Limits(max_batch_size=1, max_num_tokens=9, max_waiting=2, chunk=8))
+    running = submit(engine, max_tokens=2)
+    assert runner.next_call() == "prefill"
+    waiting = [submit(engine, max_tokens=2) for _ in range(2)]
+    with pytest.raises(OverloadedError) as caught:
+        submit(engine)
+    assert caught.value.code == "E-BUSY-QUEUE"
+    for _ in range(6):
+        runner.permits.put(None)
+    for listener in (running, *waiting):
+        assert listener.wait().finish is FinishReason.LENGTH
+
+
+def cancelled(listener):
+    last = listener.wait()
+    assert isinstance(last.error, CancelledError)
+    return last.finish is FinishReason.CANCELLED
+
+
+def test_cancelling_before_the_first_step_during_the_prompt_and_during_the_answer(start):
+    runner = SteppedRunner()
+    engine = start(runner)
+    answering = submit(engine, "answering", max_tokens=30)
+    runner.next_call()
+    prompting = submit(engine, "prompting", [5] * 30)
+    waiting = submit(engine, "waiting")
+    runner.permits.put(None)
+    answering.first.wait(PATIENCE_S)
+    assert runner.next_call() == "decode"
+    runner.permits.put(None)
+    assert runner.next_call() == "prefill"
+    for name in ("answering", "prompting", "waiting"):
+        assert engine.cancel(name) == 1
+        assert engine.cancel(name) == 0
+    runner.permits.put(None)  # ends the running step; the next one starts without them
+    assert cancelled(answering)
+    assert cancelled(prompting)
+    assert cancelled(waiting)
+    assert len(answering.tokens) == 2
+    assert (prompting.tokens, waiting.tokens) == ([], [])
+    wait_until(lambda: engine.metrics()["free_slots"] == 4)
+    assert runner.calls.empty()
+
+
+def test_cancelling_takes_every_request_of_that_name_and_no_other(start):
+    runner = SteppedRunner()
+    engine = start(runner)
+    same = [submit(engine, "same", max_tokens=40) for _ in range(3)]
+    other = submit(engine, "other")
+    assert engine.cancel("same") == 3
+    assert engine.cancel("nobody") == 0
+    for _ in range(60):
+        runner.permits.put(None)
+    assert all(map(cancelled, same))
+    assert other.wait().finish is FinishReason.LENGTH
+    assert other.tokens == expected_tokens((1, 2, 3), 5)
+
+
+class BrokenRunner(SteppedRunner):
+    def move(self, source, target, length):
+        raise RuntimeError("/secret/path 0xdeadbeef")
+
+
+@pytest.mark.parametrize("num_good_calls", [0, 1])
+def test_a_fault_of_the_model_ends_every_request_with_an_error(start, caplog, num_good_calls):
+    runner = SteppedRunner()
+    engine = start(runner, Limits(max_batch_size=2, max_num_tokens=20, chunk=8))
+    listeners = [submit(engine, str(number), max_tokens=9) for number in range(4)]
+    for _ in range(num_good_calls):
+        runner.permits.put(None)
+    runner.permits.put(RuntimeError("/secret/path 0xdeadbeef"))
+    assert_faulted(engine, listeners, caplog)
+
+
+def test_a_fault_while_a_finished_request_leaves_reaches_that_request_too(start, caplog):
+    runner = BrokenRunner()
+    engine = start(runner, Limits(max_batch_size=2, max_num_tokens=20, chunk=8))
+    short = submit(engine, "short", max_tokens=2)
+    runner.next_call()
+    listeners = [short, *(submit(engine, str(number), max_tokens=9) for number in range(3))]
+    for _ in range(4):
+        runner.permits.put(None)
+    assert_faulted(engine, listeners, caplog)
+
+
+def assert_faulted(engine, listeners, caplog):
+    with caplog.at_level(logging.CRITICAL, "nvlm_trt.embedded.in_flight"):
+        ends = [listener.wait() for listener in listeners]
+    assert {end.finish for end in ends} == {FinishReason.ERROR}
+    assert {end.error.code for end in ends} == {"E-ENGINE-FAULT"}
+    assert "secret" not in str(ends[0].error)
+    with pytest.raises(ArtefactError) as caught:
+        submit(engine)
+    assert caught.value.code == "E-ENGINE-FAULT"
+    assert engine.metrics()["running"] == 0
+
+
+def test_a_listener_that_fails_ends_its_own_request_only(start, caplog):
+    caplog.set_level(logging.CRITICAL, "nvlm_trt.embedded.in_flight")
+    engine = start()
+    calls = []
+
+    def failing(emission):
+        calls.append(emission)
+        raise ValueError
+
+    engine.submit(make_request("failing", max_tokens=40), failing)
+    other = submit(engine, "other", max_tokens=20)
+    assert other.wait().finish is FinishReason.LENGTH
+    wait_until(lambda: engine.metrics()["running"] == 0)
+    assert len(calls) == 1
+    assert engine.metrics()["generated_tokens"] < 40
+
+
+def test_a_listener_may_use_the_engine(start):
+    engine = start()
+    second = Listener()
+
+    def first(emission):
+        if emission.finish:
+            assert engine.metrics()["running"] == 0
+            assert engine.cancel("nobody") == 0
+            engine.submit(make_request("second"), second)
+
+    engine.submit(make_request("first"), first)
+    second.wait()
+    assert second.tokens == expected_tokens((1, 2, 3), 5)
+
+
+def test_closing_ends_everyone_and_refuses_newcomers(start):
+    runner = SteppedRunner()
+    engine = start(runner, Limits(max_batch_size=1, max_num_tokens=9, chunk=8))
+    listeners = [submit(engine, str(n), max_tokens=30) for n in range(3)]
+    runner.next_call()
+    threading.Timer(0.01, runner.permits.put, (None,)).start()
+    engine.close()
+    assert all(map(cancelled, listeners))
+    with pytest.raises(NvlmError) as caught:
+        submit(engine)
+    assert caught.value.code == "E-ENGINE-CLOSED"
+    engine.close()
+
+
+def test_an_engine_may_be_closed_by_a_listener(start):
+    engine = start()
+    ended = Listener()
+    engine.submit(make_request(max_tokens=30), lambda emission: (engine.close(), ended(emission)))
+    assert cancelled(ended)
+
+
+def test_many_threads_may_submit_and_cancel_at_once(start):
+    engine = start(limits=Limits(max_batch_size=4, max_num_tokens=20, max_waiting=1000, chunk=8))
+    ends: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def client(number):
+        for turn in range(20):
+            name = f"{number}.{turn}"
+            listener = submit(engine, name, [number + 1] * (turn % 9 + 1), 6)
+            if turn % 3 == 0:
+                engine.cancel(name)
+            last = listener.wait()
+            whole = expected_tokens([number + 1] * (turn % 9 + 1), 6)
+            ends.put(listener.tokens == whole[: len(listener.tokens)] and (last.finish.name, turn % 3))
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    seen = [ends.get(timeout=PATIENCE_S) for _ in range(120)]
+    assert set(seen) <= {("LENGTH", 0), ("CANCELLED", 0), ("LENGTH", 1), ("LENGTH", 2)}
+    assert engine.metrics()["free_slots"] == 4
