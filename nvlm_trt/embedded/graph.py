@@ -35,7 +35,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from nvlm_trt.embedded.config import CheckpointConfig, linear_shapes
-from nvlm_trt.vision.graph_writer import GraphWriter
+from nvlm_trt.graph_writer import GraphWriter
 
 __all__ = ["LENGTHS", "LOGITS", "ROTARY", "ROWS", "TOTAL", "decoder_graph"]
 

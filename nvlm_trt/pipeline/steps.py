@@ -145,7 +145,7 @@ _VISION_ONNX = Step(
     documents=("config.json",),
     values=("vision.dtype",),
     outputs=("vision/vision.onnx", "vision/weights.json", "vision/weights.safetensors"),
-    code=("checkpoint", "model.config", "vision"),
+    code=("checkpoint", "graph_writer", "model.config", "vision"),
     libraries=("ml_dtypes", "onnx"),
 )
 

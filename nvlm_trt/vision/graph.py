@@ -30,9 +30,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from nvlm_trt.graph_writer import GraphWriter
 from nvlm_trt.model.config import VisionConfig
 from nvlm_trt.vision.dtype import ONNX_DTYPE, GraphDtype
-from nvlm_trt.vision.graph_writer import GraphWriter
 
 __all__ = ["INPUT", "OPSET", "OUTPUT", "parameters", "vision_graph"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from nvlm_trt.vision.graph_writer import GraphWriter
+from nvlm_trt.graph_writer import GraphWriter
 
 
 def test_nodes_are_named_after_where_they_were_written():
