@@ -86,4 +86,7 @@ def say(text: str) -> None:
 
 if __name__ == "__main__":
     os.chdir(ROOT)
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

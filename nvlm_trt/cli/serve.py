@@ -46,11 +46,19 @@ def serve(
 
     from nvlm_trt.deploy.server import TritonServer
 
-    stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    started, stop = threading.Event(), threading.Event()
+
+    def end(*_: object) -> None:
+        # A start can be left at any point. A stop cannot: a second Ctrl-C must not leave half of it undone.
+        if not started.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         output.note(f"starting Triton for {folder}")
         with TritonServer(deployment.folder, deployment.checkpoint, host, *ports) as server:
+            started.set()
             urls = {"http": server.http_url, "grpc": server.grpc_url, "metrics": server.metrics_url}
             output.result({"format": 1, **urls}, "\n".join(f"{name:8} {url}" for name, url in urls.items()))
             output.note(f"ask: nvlm-trt ask {server.grpc_url} --image PICTURE QUESTION    stop: Ctrl-C")

@@ -135,6 +135,20 @@ def test_a_signal_stops_everything(deployment: Path, number: signal.Signals) -> 
     assert not (deployment / "server.log").exists()
 
 
+def test_a_start_can_be_interrupted(deployment: Path) -> None:
+    command = [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), "--http-port", "0", "--grpc-port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*command, "--metrics-port", "0"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert "starting" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        stdout, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stdout == ""
+
+
 def test_a_folder_is_asked_by_a_server_of_its_own(deployment: Path) -> None:
     result = ask(str(deployment), "--protocol", "http", "--max-tokens", "2", "Hello")
     assert result.exit_code == 0
