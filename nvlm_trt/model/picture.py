@@ -6,8 +6,9 @@ of an animation. Pillow applies TIFF's own orientation tag, here as there. One d
 eight bits, as 16-bit colours do, where the release would clip everything above 255 to white.
 
 Clients are not trusted. A picture's kind is told from its first bytes and only six kinds are tried; its size is read
-from the header and checked before a pixel is decoded. The plugins are called directly because ``Image.open`` holds
-sizes against a process-wide limit of its own and warns about them.
+from the header and checked before a pixel is decoded. A JPEG's scans are counted too: each is a pass over all pixels
+and costs its sender a few dozen bytes, so a file within all other limits could take hours. The plugins are called
+directly because ``Image.open`` holds sizes against a process-wide limit of its own and warns about them.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ class PictureLimits:
 
     ``max_pixels`` bounds the decoded image (4 bytes a pixel inside Pillow, twice that while converting);
     ``max_side_px`` bounds the resize of a very thin one, whose first pass keeps the full height. 65,535 is what a JPEG
-    can have.
+    can have. ``max_scans`` bounds a JPEG's passes: encoders write about ten, and 100 is where libtiff stops as well.
     """
 
     max_bytes: int = 32 * 2**20
     max_pixels: int = 50_000_000
     max_side_px: int = 65_535
+    max_scans: int = 100
 
 
 _DEFAULT_LIMITS = PictureLimits()
@@ -61,13 +63,17 @@ _KINDS = "JPEG, PNG, WebP, GIF, BMP and TIFF"
 _DATA_URI = re.compile(rb"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64\Z", re.IGNORECASE)
 _MAX_URI_HEAD = 256
 _BITS_PER_SAMPLE = 258  # TIFF tag; there are greys of 12 bits
+# Markers that have a length. 0xff before 0 is data; restart markers and 0x01 are bare, within scans or without.
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd7])", re.DOTALL)
+_JPEG_SCAN, _JPEG_END = b"\xda", b"\xd9"
 
 
 def decode_picture(data: bytes, limits: PictureLimits = _DEFAULT_LIMITS, name: str = "The picture") -> Image.Image:
     """Decode an encoded picture to an RGB image; ``name`` begins the sentence of an error.
 
     Raises ``RequestError``: E-IMAGE-BYTES (the file is too large), E-IMAGE-FORMAT (no picture of a known kind),
-    E-IMAGE-PIXELS (too many pixels), E-IMAGE-TRUNCATED (cut short or damaged), E-IMAGE-DEPTH (32-bit greys).
+    E-IMAGE-PIXELS (too many pixels), E-IMAGE-SCANS (too many passes), E-IMAGE-TRUNCATED (cut short or damaged),
+    E-IMAGE-DEPTH (32-bit greys).
     """
     if len(data) > limits.max_bytes:
         raise _too_many_bytes(name, len(data), limits)
@@ -76,6 +82,8 @@ def decode_picture(data: bytes, limits: PictureLimits = _DEFAULT_LIMITS, name: s
         # Anything may come out of a parser that is fed hostile bytes; whatever it is, this picture cannot be read.
         image = plugin(BytesIO(data))
         _check_size(image, limits, name)
+        if kind == "JPEG":
+            _check_scans(data, limits, name)
         image.load()
         return _to_rgb(image, name)
     except RequestError:
@@ -130,6 +138,20 @@ def _check_size(image: ImageFile, limits: PictureLimits, name: str) -> None:
     width, height = image.size
     if width * height > limits.max_pixels or max(width, height) > limits.max_side_px:
         raise RequestError("E-IMAGE-PIXELS", f"{name} has {width:,} x {height:,} pixels.", _smaller(limits))
+
+
+def _check_scans(data: bytes, limits: PictureLimits, name: str) -> None:
+    """Follow the markers of a JPEG to its end; previews inside its metadata are stepped over."""
+    at, scans = 2, 0
+    while (marker := _JPEG_MARKER.search(data, at)) and marker[1] != _JPEG_END:
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        scans += marker[1] == _JPEG_SCAN
+        if scans > limits.max_scans:
+            raise RequestError(
+                "E-IMAGE-SCANS",
+                f"{name} is a JPEG of more than {limits.max_scans} scans.",
+                "Save it again; usual files have one to about ten.",
+            )
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

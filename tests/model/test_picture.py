@@ -199,6 +199,33 @@ def test_limits():
     assert decode_picture(data, PictureLimits(max_bytes=len(data), max_pixels=50 * 37, max_side_px=50)).size == (50, 37)
 
 
+def _of_many_scans(extra: int) -> bytes:
+    """A progressive JPEG whose last scan, a few bytes, comes ``extra`` times more."""
+    data = encoded(pattern(), "JPEG", progressive=True)
+    end = data.rindex(b"\xff\xd9")
+    return data[:end] + data[data.rindex(b"\xff\xda") : end] * extra + data[end:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded():
+    assert decode_picture(_of_many_scans(80)).size == (50, 37)
+    assert code_of(_of_many_scans(101)) == "E-IMAGE-SCANS"
+    assert code_of(_of_many_scans(5), max_scans=5) == "E-IMAGE-SCANS"
+
+
+def test_scans_cannot_hide_behind_a_marker_without_a_length():
+    data = _of_many_scans(101)
+    begin = data.index(b"\xff\xda")
+    assert code_of(data[:begin] + b"\xff\x01\xff\xff\x00" + data[begin:]) == "E-IMAGE-SCANS"
+
+
+def test_scans_in_metadata_and_behind_the_end_do_not_count():
+    """Neither a preview in the metadata nor what some cameras append, here as if each were full of scans."""
+    scans = b"\xff\xda\x00\x02" * 5000
+    data = ENCODED["JPEG"]
+    metadata = b"\xff\xe1" + struct.pack(">H", len(scans) + 2) + scans
+    assert decode_picture(data[:2] + metadata + data[2:] + scans).tobytes() == decode_picture(data).tobytes()
+
+
 def test_pillow_is_left_as_it_was():
     before = (Image.MAX_IMAGE_PIXELS, list(warnings.filters))
     code_of(_png(50_000, 50_000, depth=8, colour=2, rows=b""))
