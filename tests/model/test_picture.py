@@ -214,8 +214,8 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded():
 
 def test_scans_cannot_hide_behind_a_marker_without_a_length():
     data = _of_many_scans(101)
-    begin = data.index(b"\xff\xda")
-    assert code_of(data[:begin] + b"\xff\x01\xff\xff\x00" + data[begin:]) == "E-IMAGE-SCANS"
+    between = data.index(b"\xff\xc4", data.index(b"\xff\xda"))
+    assert code_of(data[:between] + b"\xff\x01\x7f\xff" + data[between:]) == "E-IMAGE-SCANS"
 
 
 def test_scans_in_metadata_and_behind_the_end_do_not_count():
