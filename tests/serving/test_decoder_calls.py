@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nvlm_trt.embedded.engine import InFlightEngine
+from nvlm_trt.embedded.in_flight import InFlightEngine
 from nvlm_trt.embedded.request import Emission, FinishReason
 from nvlm_trt.embedded.scheduler import Limits
 from nvlm_trt.errors import NvlmError, RequestError
