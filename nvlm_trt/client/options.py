@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from nvlm_trt.embedded.request import Sampling
-from nvlm_trt.serving.parameters import RequestFields
+from nvlm_trt.serving.parameters import RequestFields, read_text
 
 __all__ = ["AskOptions", "request_values"]
 
@@ -20,7 +20,7 @@ class AskOptions:
     """How to answer. None leaves a choice to the server, which is greedy unless asked otherwise.
 
     ``stream`` sends tokens as they come; without it the whole answer comes in one piece.
-    Raises ``RequestError`` E-PARAM-RANGE.
+    Raises ``RequestError`` E-PARAM-RANGE, E-PROMPT-UTF8.
     """
 
     max_tokens: int = 128
@@ -41,6 +41,8 @@ class AskOptions:
         given = self.given()
         sampling = Sampling(**{name: value for name, value in given.items() if name in _SAMPLING})
         RequestFields("", self.max_tokens, min_tokens=self.min_tokens or 0, sampling=sampling)
+        for word in (*self.stop_words, *self.bad_words):
+            read_text("A stop or bad word", word)
 
     def given(self) -> dict[str, Any]:
         """What was chosen, under the names of the ensemble's inputs."""
@@ -49,6 +51,13 @@ class AskOptions:
 
 
 def request_values(question: str, images: Sequence[bytes], options: AskOptions) -> dict[str, Any]:
-    """The ensemble's inputs by name; pictures as data URIs, whose media type the server does not look at."""
+    """The ensemble's inputs by name; pictures as data URIs, whose media type the server does not look at.
+
+    Raises ``RequestError`` E-PROMPT-UTF8: Python's text may hold lone surrogates, which no protocol can carry.
+    """
     uris = [f"data:image/any;base64,{base64.b64encode(image).decode()}" for image in images]
-    return {"text_input": question, **({"image_url_input": uris} if uris else {}), **options.given()}
+    return {
+        "text_input": read_text("The question", question),
+        **({"image_url_input": uris} if uris else {}),
+        **options.given(),
+    }

@@ -20,7 +20,7 @@ from nvlm_trt.embedded.request import Sampling
 from nvlm_trt.errors import RequestError
 from nvlm_trt.model.picture import PictureLimits, read_data_uri
 
-__all__ = ["SUPPORTED", "UNSUPPORTED", "RequestFields", "check_image_count", "refuse_unsupported"]
+__all__ = ["SUPPORTED", "UNSUPPORTED", "RequestFields", "check_image_count", "read_text", "refuse_unsupported"]
 
 _MAX_INT32 = 2**31 - 1
 _MAX_WORDS = 64
@@ -156,7 +156,8 @@ def _flag(name: str, value: Any) -> bool:
     return bool(_one(name, value, "true or false", (bool,)))
 
 
-def _text(name: str, value: Any) -> str:
+def read_text(name: str, value: Any) -> str:
+    """Raises ``RequestError`` E-PARAM-TYPE, E-PROMPT-UTF8."""
     text = _one(name, value, "a text", (str, bytes))
     try:
         # Encoding finds lone surrogates, which Python's str may hold and UTF-8 may not.
@@ -166,7 +167,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _words(name: str, value: Any) -> tuple[str, ...]:
-    words = tuple(word for word in (_text(name, item) for item in _items(value)) if word)
+    words = tuple(word for word in (read_text(name, item) for item in _items(value)) if word)
     longest = max((len(word.encode()) for word in words), default=0)
     if len(words) > _MAX_WORDS or longest > _MAX_WORD_BYTES:
         raise RequestError(
@@ -184,7 +185,7 @@ def _uri(item: Any) -> str | bytes:
 
 
 _READERS: Mapping[str, Callable[[str, Any], Any]] = {
-    "text_input": _text,
+    "text_input": read_text,
     "max_tokens": _integer,
     "min_tokens": _integer,
     "end_id": _integer,

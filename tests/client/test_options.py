@@ -32,6 +32,13 @@ def test_values_out_of_range_never_leave_the_client(values):
         AskOptions(**values)
 
 
+def test_text_that_no_protocol_can_carry_never_leaves_the_client():
+    with pytest.raises(RequestError, match="E-PROMPT-UTF8"):
+        request_values("\ud800", (), AskOptions())
+    with pytest.raises(RequestError, match="E-PROMPT-UTF8"):
+        AskOptions(stop_words=("\udc80",))
+
+
 def test_only_what_was_chosen_is_sent():
     assert request_values("Hi", (), AskOptions()) == {
         "text_input": "Hi",
