@@ -35,13 +35,13 @@ class Sampling:
     frequency_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        _in_range("temperature", self.temperature, 0.0, 100.0)
+        _in_range("temperature", self.temperature, 0, 100)
         _in_range("top_k", self.top_k, 0, 2**31 - 1)
-        _in_range("top_p", self.top_p, 0.0, 1.0)
+        _in_range("top_p", self.top_p, 0, 1)
         _in_range("seed", self.seed, 0, 2**64 - 1)
-        _in_range("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        _in_range("presence_penalty", self.presence_penalty, -100.0, 100.0)
-        _in_range("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        _in_range("repetition_penalty", self.repetition_penalty, 0.01, 100)
+        _in_range("presence_penalty", self.presence_penalty, -100, 100)
+        _in_range("frequency_penalty", self.frequency_penalty, -100, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,6 @@ def _in_range(name: str, value: float, low: float, high: float) -> None:
     if not (isinstance(value, int) or math.isfinite(value)) or not low <= value <= high:
         raise RequestError(
             "E-PARAM-RANGE",
-            f"{name} is {value}; {low:g} to {high:g} is allowed.",
+            f"{name} is {value}; {low} to {high} is allowed.",
             "Correct the value and send again.",
         )
