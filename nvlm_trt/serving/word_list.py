@@ -19,6 +19,9 @@ __all__ = ["WordIds", "from_tensor", "to_tensor"]
 
 WordIds = tuple[tuple[int, ...], ...]
 
+# Twice what 64 words of 512 bytes can have. Every word is looked at for every token, in the thread that serves all.
+_MAX_IDS = 2**16
+
 
 def to_tensor(words: Sequence[Sequence[int]]) -> NDArray[np.int32]:
     """The tensor of ``words``, none of which may be empty: an empty one would end where it begins."""
@@ -33,6 +36,8 @@ def from_tensor(tensor: NDArray[Any]) -> WordIds:
     """The inverse of ``to_tensor``. Raises ``RequestError`` E-PARAM-WORDS for any other tensor."""
     if tensor.ndim != 3 or tensor.shape[:2] != (1, 2) or tensor.dtype.kind not in "iu":
         raise _malformed(f"the tensor has shape {list(tensor.shape)}, int32 [1, 2, n] is wanted")
+    if tensor.shape[2] > _MAX_IDS:
+        raise _malformed(f"it has room for {tensor.shape[2]} ids, {_MAX_IDS} are allowed")
     flat, ends = tensor[0].tolist()
     if -1 in ends:
         ends, filling = ends[: ends.index(-1)], ends[ends.index(-1) :]

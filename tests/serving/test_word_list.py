@@ -47,6 +47,7 @@ def test_filling_changes_nothing(words, extra):
         np.array([[[1, 2], [-2, -1]]], np.int32),
         np.array([[[-1, 2], [2, -1]]], np.int32),
         np.array([[[1, 2, 3], [1, 3, 2]]], np.int32),
+        to_tensor([(5,)] * (2**16 + 1)),
     ],
 )
 def test_what_is_refused(tensor):
