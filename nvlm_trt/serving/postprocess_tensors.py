@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nvlm_trt.errors import RequestError
 from nvlm_trt.serving.detokenize import StreamDecoder
 
 __all__ = ["decode_response"]
@@ -24,9 +25,16 @@ def decode_response(
     """``text_output`` STRING [1] for ``output_ids`` INT32 [1, 1, n], of which ``sequence_length`` INT32 [1, 1] count.
 
     Requests without an id do not stream, so each of their responses is whole.
+    Raises ``RequestError`` E-PARAM-SHAPE for tensors that no decoder with one beam sends.
     """
-    length = int(tensors["sequence_length"].flat[0])
-    ids = tensors["output_ids"].reshape(-1)[:length].tolist()
+    tokens, lengths = tensors["output_ids"].reshape(-1), tensors["sequence_length"]
+    if lengths.size != 1 or not 0 <= lengths.flat[0] <= tokens.size:
+        raise RequestError(
+            "E-PARAM-SHAPE",
+            f"sequence_length is {lengths.ravel()[:4].tolist()} for {tokens.size} ids in output_ids.",
+            "Send one length, at most that.",
+        )
+    ids = tokens[: lengths.flat[0]].tolist()
     text = decoder.push(request_id, ids)
     if not request_id or not ids or ids[-1] == eos_id:
         text += decoder.finish(request_id)

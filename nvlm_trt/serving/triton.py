@@ -17,13 +17,14 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from nvlm_trt.errors import NvlmError, ServerError
+from nvlm_trt.errors import NvlmError, RequestError, ServerError
 
 __all__ = [
     "Parameters",
     "TritonReply",
     "answer_all",
     "failure",
+    "read_id",
     "read_inputs",
     "read_parameters",
     "reporting_start",
@@ -70,9 +71,22 @@ def read_inputs(request: Any) -> dict[str, NDArray[Any]]:
     return {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
 
 
+def read_id(request: Any) -> str:
+    """Raises ``RequestError`` E-PARAM-UTF8: the server's HTTP door lets any bytes through."""
+    try:
+        request_id: str = request.request_id()
+        return request_id
+    except UnicodeDecodeError:
+        raise _not_utf8() from None
+
+
 def read_parameters(request: Any) -> dict[str, Any]:
-    parameters: dict[str, Any] = json.loads(request.parameters() or "{}")
-    return parameters
+    """Its id is among them, if it has one. Raises ``RequestError`` E-PARAM-UTF8."""
+    try:
+        parameters: dict[str, Any] = json.loads(request.parameters() or "{}")
+        return parameters
+    except UnicodeDecodeError:
+        raise _not_utf8() from None
 
 
 def success(tensors: Mapping[str, Any]) -> Any:
@@ -136,6 +150,10 @@ class TritonReply:
         except Exception as error:
             # The caller is an engine's thread, which must outlive one client's trouble.
             pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+
+
+def _not_utf8() -> RequestError:
+    return RequestError("E-PARAM-UTF8", "The id or a parameter is not valid UTF-8.", "Send it encoded as UTF-8.")
 
 
 def _requested(tensors: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

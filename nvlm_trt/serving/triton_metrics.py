@@ -14,7 +14,9 @@ __all__ = ["DecoderMetrics"]
 
 
 class DecoderMetrics:
-    """``nvlm_decoder_requests{state}`` now, ``nvlm_decoder_tokens_total{kind}`` since the start."""
+    """``nvlm_decoder_requests{state}`` now; ``nvlm_decoder_tokens_total{kind}`` and ``nvlm_decoder_seconds_total{part}``
+    since the start. The part ``step`` holds the part ``model``.
+    """
 
     def __init__(self) -> None:
         # The families must live as long as their metrics, or the server drops both.
@@ -28,8 +30,14 @@ class DecoderMetrics:
             description="Tokens the embedded decoder has read and made",
             kind=pb_utils.MetricFamily.COUNTER,
         )
+        self._seconds = pb_utils.MetricFamily(
+            name="nvlm_decoder_seconds_total",
+            description="Seconds the embedded decoder has spent in steps, and in the model during them",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
         self._states = {name: self._requests.Metric(labels={"state": name}) for name in ("running", "waiting")}
         self._kinds = {name: self._tokens.Metric(labels={"kind": name}) for name in ("prefill", "generated")}
+        self._parts = {name: self._seconds.Metric(labels={"part": name}) for name in ("step", "model")}
 
     def update(self, figures: Mapping[str, Any]) -> None:
         """Take over a ``DecoderEngine``'s ``metrics()``."""
@@ -37,3 +45,5 @@ class DecoderMetrics:
             gauge.set(figures[state])
         for kind, counter in self._kinds.items():
             counter.increment(max(0, figures[f"{kind}_tokens"] - counter.value()))
+        for part, counter in self._parts.items():
+            counter.increment(max(0.0, figures[f"{part}_s"] - counter.value()))

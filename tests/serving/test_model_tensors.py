@@ -152,6 +152,14 @@ def test_only_sequence_length_ids_count(tokenizer):
     assert text == "ab"
 
 
+@pytest.mark.parametrize("lengths", [[], [-1], [3], [1, 1]])
+def test_lengths_that_lie(tokenizer, lengths):
+    tensors = {**response([5, 6]), "sequence_length": np.array([lengths], np.int32)}
+    with pytest.raises(RequestError) as caught:
+        decode_response(StreamDecoder(tokenizer), tensors, "a", tokenizer.eos_id)
+    assert caught.value.code == "E-PARAM-SHAPE"
+
+
 @pytest.mark.parametrize(("request_id", "ending"), [("a", []), ("", None)])
 def test_what_ends_inside_a_character_leaves_nothing_behind(tokenizer, request_id, ending):
     begun = tokenizer.encode_text("é")[:1]

@@ -3,7 +3,7 @@
 from nvlm_trt.model.tokenizer import NvlmTokenizer
 from nvlm_trt.serving.detokenize import StreamDecoder
 from nvlm_trt.serving.postprocess_tensors import decode_response
-from nvlm_trt.serving.triton import Parameters, answer_all, read_inputs, reporting_start
+from nvlm_trt.serving.triton import Parameters, answer_all, read_id, read_inputs, reporting_start
 
 
 class TritonPythonModel:
@@ -17,4 +17,4 @@ class TritonPythonModel:
         return answer_all(requests, self._answer)
 
     def _answer(self, request):
-        return decode_response(self._decoder, read_inputs(request), request.request_id(), self._eos_id)
+        return decode_response(self._decoder, read_inputs(request), read_id(request), self._eos_id)

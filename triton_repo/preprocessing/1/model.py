@@ -3,7 +3,7 @@
 from nvlm_trt.model.prompt import PromptStyle
 from nvlm_trt.serving.preprocess import Preprocessor
 from nvlm_trt.serving.preprocess_tensors import check_stream_id, client_values, write_prepared
-from nvlm_trt.serving.triton import Parameters, answer_all, read_inputs, read_parameters, reporting_start
+from nvlm_trt.serving.triton import Parameters, answer_all, read_id, read_inputs, read_parameters, reporting_start
 
 
 class TritonPythonModel:
@@ -24,5 +24,5 @@ class TritonPythonModel:
     def _answer(self, request):
         values = client_values(read_inputs(request), read_parameters(request))
         prepared = self._preprocessor.prepare_client(values)
-        check_stream_id(prepared.stream, request.request_id())
+        check_stream_id(prepared.stream, read_id(request))
         return write_prepared(prepared)

@@ -2,7 +2,7 @@
 
 from nvlm_trt.embedded.engine import EmbeddedEngine
 from nvlm_trt.serving.decoder_calls import DecoderCalls
-from nvlm_trt.serving.triton import Parameters, TritonReply, read_inputs, reporting_start
+from nvlm_trt.serving.triton import Parameters, TritonReply, read_id, read_inputs, reporting_start
 from nvlm_trt.serving.triton_metrics import DecoderMetrics
 
 
@@ -23,7 +23,7 @@ class TritonPythonModel:
         for request in requests:
             reply = TritonReply(request)
             try:
-                self._calls.take(request.request_id(), read_inputs(request), reply)
+                self._calls.take(read_id(request), read_inputs(request), reply)
             except Exception as error:
                 reply.fail(error)
 
