@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nvlm_trt.checkpoint.synthetic import SIZES, write_checkpoint
+from nvlm_trt.deploy.server import TritonServer
+from nvlm_trt.pipeline.builder import build
+from nvlm_trt.resources import resource_folder
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +17,23 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints") / "small"
     write_checkpoint(folder, SIZES["small"])
     return folder
+
+
+@pytest.fixture(scope="session")
+def deployment(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small checkpoint's, in a folder with blanks in its path; to be read, not changed."""
+    folder = tmp_path_factory.mktemp("a deployment") / "with blanks"
+    build(small_checkpoint, "embedded", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(deployment: Path, small_checkpoint: Path) -> Iterator[TritonServer]:
+    """One real server for all tests that leave it as it was; those that may not start their own."""
+    with TritonServer(deployment, small_checkpoint) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[bytes]:
+    return [file.read_bytes() for file in sorted((resource_folder("calibration") / "pictures").glob("*.jpg"))]
