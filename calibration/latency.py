@@ -5,9 +5,8 @@
 Closed loop: each of C clients asks again as soon as it has its answer, over gRPC streaming, half the questions about a
 picture. Every answer is held against the same question asked alone; one that differs ends the run with exit 1.
 
-The ensemble's overhead is a difference within one run: a question for one token through the server, and the same token
-ids given to the same decoder engine in this process, in turn. It is what Triton, preprocessing, the empty vision step,
-postprocessing and the client add; the model's time is in both.
+The ensemble's overhead is what a request for one token takes beyond the model's own time, which the decoder counts on
+the metrics page: Triton, preprocessing, the empty vision step, scheduling, postprocessing and the client, one by one.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import statistics
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -26,15 +26,13 @@ from pathlib import Path
 
 import click
 
-from nvlm_trt.client import AskOptions, GrpcClient
+from nvlm_trt.client import AskOptions, GrpcClient, open_client
 from nvlm_trt.client.answer import Answer
 from nvlm_trt.deploy.server import TritonServer
-from nvlm_trt.embedded.engine import EmbeddedEngine
-from nvlm_trt.embedded.request import Emission, GenerationRequest
-from nvlm_trt.model.prompt import PromptStyle
 from nvlm_trt.pipeline.deployment import open_deployment
-from nvlm_trt.pipeline.recipe import Recipe, load_recipe
-from nvlm_trt.serving.preprocess import Preprocessor
+
+_MODEL_SECONDS = 'nvlm_decoder_seconds_total{part="model"}'
+_METRICS_PERIOD_S = 0.3  # longer than the decoder takes between two updates
 
 PICTURE = Path(__file__).parent / "pictures" / "rocket.jpg"
 QUESTIONS: tuple[tuple[str, bool], ...] = (
@@ -62,13 +60,13 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Milliseconds that a request for one token spends outside the decoder, and the two medians behind it."""
+    """Milliseconds of a one-token request less the mean of its model time, over one door."""
 
+    door: str
     requests: int
     p50: float
     p99: float
-    ensemble_p50: float
-    engine_p50: float
+    model: float
 
 
 def measure_load(url: str, concurrency: int, per_client: int, max_tokens: int, repeats: int) -> Load:
@@ -115,51 +113,34 @@ def _closed_loop(
     return answers, time.perf_counter() - start_s
 
 
-def measure_overhead(url: str, folder: Path, recipe: Recipe, requests: int) -> Overhead:
-    prompt, decoder = recipe.prompt, recipe.decoder
-    preprocessor = Preprocessor.from_folder(
-        folder / "model",
-        style=PromptStyle(prompt.style),
-        system=prompt.system,
-        max_images=prompt.max_images,
-        max_seq_len=decoder.max_seq_len,
-    )
+def measure_overhead(server: TritonServer, url: str, requests: int) -> Overhead:
+    options = AskOptions(max_tokens=1)
     question = QUESTIONS[1][0]
-    prepared = preprocessor.prepare_client({"text_input": question, "max_tokens": 1})
-    engine = EmbeddedEngine(
-        folder / "decoder" / "checkpoint",
-        max_batch_size=decoder.max_batch_size,
-        max_seq_len=decoder.max_seq_len,
-        max_num_tokens=decoder.max_num_tokens,
-        quantize_activations=decoder.quantize_activations,
-    )
-    through, inside = [], []
-    try:
-        with GrpcClient(url) as client:
-            for turn in range(requests + requests // 10):
-                start_s = time.perf_counter()
-                client.ask(question, options=AskOptions(max_tokens=1))
-                middle_s = time.perf_counter()
-                _one_token(engine, GenerationRequest(str(turn), prepared.input_ids, 1, end_id=prepared.end_id))
-                through.append((middle_s - start_s) * 1000)
-                inside.append((time.perf_counter() - middle_s) * 1000)
-    finally:
-        engine.close()
-    through, inside = through[-requests:], inside[-requests:]  # the first tenth warms up
-    engine_p50 = statistics.median(inside)
-    added = [total - engine_p50 for total in through]
-    return Overhead(requests, quantile(added, 0.50), quantile(added, 0.99), statistics.median(through), engine_p50)
+    milliseconds = []
+    with open_client(url) as client:
+        for _ in range(requests // 10):
+            client.ask(question, options=options)
+        before = _model_seconds(server.metrics_url)
+        for _ in range(requests):
+            start_s = time.perf_counter()
+            client.ask(question, options=options)
+            milliseconds.append((time.perf_counter() - start_s) * 1000)
+        model = (_model_seconds(server.metrics_url) - before) * 1000 / requests
+    beyond = [taken - model for taken in milliseconds]
+    return Overhead(url.partition(":")[0], requests, quantile(beyond, 0.50), quantile(beyond, 0.99), model)
 
 
-def _one_token(engine: EmbeddedEngine, request: GenerationRequest) -> None:
-    ended = threading.Event()
-
-    def listen(emission: Emission) -> None:
-        if emission.finish:
-            ended.set()
-
-    engine.submit(request, listen)
-    ended.wait()
+def _model_seconds(metrics_url: str) -> float:
+    """The decoder's counter, once it rests: it is brought up to date a few times a second."""
+    last = -1.0
+    while True:
+        with urllib.request.urlopen(metrics_url) as page:
+            lines = page.read().decode().splitlines()
+        value = next(float(line.split()[-1]) for line in lines if line.startswith(_MODEL_SECONDS))
+        if value == last:
+            return value
+        last = value
+        time.sleep(_METRICS_PERIOD_S)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -209,7 +190,6 @@ def main(
 ) -> None:
     """Measure the embedded deployment in DIR on this machine, server and clients on the same cores."""
     deployment = open_deployment(folder)
-    recipe = load_recipe(deployment.recipe)
     facts = circumstances()
     click.echo("\n".join(f"{key:16} {value}" for key, value in facts.items()))
     with TritonServer(deployment.folder, deployment.checkpoint) as server:
@@ -217,18 +197,23 @@ def main(
             loads = [measure_load(server.grpc_url, level, per_client, max_tokens, repeats) for level in levels]
         except WrongAnswer as wrong:
             sys.exit(f"wrong answer: {wrong}")
-        overhead = measure_overhead(server.grpc_url, deployment.folder, recipe, overhead_requests)
+        overheads = [measure_overhead(server, url, overhead_requests) for url in (server.grpc_url, server.http_url)]
     click.echo(f"\n{'clients':>7} {'tokens/s':>22} {'first token p50 ms':>22} {'first token p99 ms':>22}")
     for load in loads:
         cells = (load.tokens_per_s, load.first_token_ms_p50, load.first_token_ms_p99)
         texts = (f"{middle:.0f} ({low:.0f}-{high:.0f})" for low, middle, high in cells)
         click.echo(f"{load.concurrency:7} " + " ".join(f"{text:>22}" for text in texts))
-    click.echo(
-        f"\nensemble overhead of a one-token request: p50 {overhead.p50:.2f} ms, p99 {overhead.p99:.2f} ms "
-        f"(through the server {overhead.ensemble_p50:.2f} ms, decoder alone {overhead.engine_p50:.2f} ms)"
-    )
+    for overhead in overheads:
+        click.echo(
+            f"ensemble overhead over {overhead.door}: p50 {overhead.p50:.2f} ms, p99 {overhead.p99:.2f} ms "
+            f"(beside {overhead.model:.2f} ms of model time, {overhead.requests} requests)"
+        )
     if json_file:
-        report = {**facts, "loads": [asdict(load) for load in loads], "overhead": asdict(overhead)}
+        report = {
+            **facts,
+            "loads": [asdict(load) for load in loads],
+            "overheads": [asdict(overhead) for overhead in overheads],
+        }
         json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
