@@ -1,7 +1,8 @@
 """A checkpoint is a config and a lazy stream of named tensors, whatever layout it lies in.
 
-Tensors carry the names of the Hugging Face release. ``read`` gives a read-only view into a mapped file, so that a
-tensor costs memory only while its pages are looked at; ``info`` says where the bytes lie, so a graph can point at them.
+Tensors carry the names of the Hugging Face release. ``read`` gives a read-only view into a mapped file where the tensor
+lies in one piece, so that it costs memory only while its pages are looked at, and an array put together from the ranks'
+parts where it does not. ``info`` says which it is: a graph can point at what has a place.
 """
 
 from __future__ import annotations
@@ -15,22 +16,30 @@ from numpy.typing import NDArray
 
 from nvlm_trt.model.config import NvlmConfig
 
-__all__ = ["Checkpoint", "TensorInfo"]
+__all__ = ["Checkpoint", "Place", "TensorInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor's bytes lie in C order; ``offset`` counts bytes from the file's start."""
+
+    file: Path
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where a tensor lies.
+    """What a tensor is and, where it lies in one piece, its place.
 
-    ``dtype`` is the safetensors tag ("BF16", "F32", "F8_E4M3"); ``offset`` counts bytes from the file's start.
+    ``dtype`` is the safetensors tag ("BF16", "F32", "F8_E4M3"). ``place`` is None for a tensor that ``read`` puts
+    together.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    file: Path
-    offset: int
     nbytes: int
+    place: Place | None
 
 
 class Checkpoint(Protocol):
@@ -46,8 +55,14 @@ class Checkpoint(Protocol):
 
     def info(self, name: str) -> TensorInfo: ...
 
+    def files(self, name: str) -> Sequence[Path]:
+        """The files that hold the tensor or parts of it; all lie below ``root``."""
+
     def read(self, name: str) -> NDArray[Any]:
-        """A read-only mapped view, dtype ``ml_dtypes.bfloat16``, ``float32`` or ``float16`` as stored."""
+        """A read-only array, dtype ``ml_dtypes.bfloat16``, ``float32`` or ``float16`` as stored."""
+
+    def drop_pages(self, name: str) -> None:
+        """Let go of the memory that reading the tensor has filled. Views of it stay valid and are read anew."""
 
     def fingerprint(self) -> str:
         """SHA-256 in hex that tells this checkpoint from others without reading it whole; the same wherever it lies."""

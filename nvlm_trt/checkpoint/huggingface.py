@@ -6,7 +6,6 @@ for, and index and shards must agree about where each tensor lies. After that re
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from nvlm_trt.checkpoint.base import TensorInfo
+from nvlm_trt.checkpoint.fingerprint import Fingerprint
 from nvlm_trt.checkpoint.layout import expected_tensors
 from nvlm_trt.checkpoint.safetensors_file import SafetensorsFile
 from nvlm_trt.checkpoint.tensor_spec import TensorSpec
@@ -27,7 +27,6 @@ __all__ = ["HuggingFaceCheckpoint"]
 
 CONFIG_FILE = "config.json"
 _FLOATS = ("BF16", "F32", "F16")
-_SAMPLE_BYTES = 4096
 
 
 class HuggingFaceCheckpoint:
@@ -76,35 +75,26 @@ class HuggingFaceCheckpoint:
     def info(self, name: str) -> TensorInfo:
         return self._holder(name).info(name)
 
+    def files(self, name: str) -> Sequence[Path]:
+        return (self._holder(name).path,)
+
     def read(self, name: str) -> NDArray[Any]:
         return self._holder(name).read(name)
 
+    def drop_pages(self, name: str) -> None:
+        self._holder(name).drop_pages(name)
+
     def fingerprint(self) -> str:
-        """SHA-256 in hex of config, index, every shard's name, size and header, and samples of the weights.
-
-        The samples are the first and the middle 4 KiB of each tensor: enough to tell a retrained model of the same
-        shapes from this one in a blink, not enough to see a flipped byte elsewhere. It does not depend on where the
-        folder lies, nor on times.
-        """
-        digest = hashlib.sha256()
-
-        def add(part: bytes) -> None:
-            # Length first, so that bytes cannot move from one part to the next unseen.
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part)
-
-        add(self._config_bytes)
-        add(self._index.raw if self._index else b"")
+        """SHA-256 in hex of config, index, every shard's name, size and header, and samples of the weights."""
+        fingerprint = Fingerprint()
+        fingerprint.add(self._config_bytes)
+        fingerprint.add(self._index.raw if self._index else b"")
         for file_name, file in sorted(self._files.items()):
-            add(file_name.encode())
-            add(file.size_bytes.to_bytes(8, "little"))
-            add(file.header_bytes)
-        for name in self.names():
-            flat = self.read(name).reshape(-1).view("uint8")
-            middle = len(flat) // 2
-            add(flat[:_SAMPLE_BYTES].tobytes())
-            add(flat[middle : middle + _SAMPLE_BYTES].tobytes())
-        return digest.hexdigest()
+            fingerprint.add(file_name.encode())
+            fingerprint.add(file.size_bytes.to_bytes(8, "little"))
+            fingerprint.add(file.header_bytes)
+            fingerprint.add_samples(file.path, map(file.span, file.names()))
+        return fingerprint.hexdigest()
 
     def _holder(self, name: str) -> SafetensorsFile:
         file = self._file_of.get(name)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from nvlm_trt.checkpoint.base import TensorInfo
+from nvlm_trt.checkpoint.base import Place, TensorInfo
+from nvlm_trt.checkpoint.mapped_file import MappedFile
 from nvlm_trt.checkpoint.safetensors_header import read_header
 from nvlm_trt.checkpoint.untrusted import shown
 from nvlm_trt.errors import CheckpointError
@@ -36,7 +35,7 @@ class SafetensorsFile:
                 self._header = read_header(file, self._size_bytes, self._path.name)
         except OSError:
             raise _unreadable(self._path) from None
-        self._map: mmap.mmap | None = None
+        self._mapped = MappedFile(self._path, self._size_bytes)
 
     @property
     def path(self) -> Path:
@@ -63,33 +62,21 @@ class SafetensorsFile:
         spec = self._header.tensors.get(name)
         if spec is None:
             raise CheckpointError("E-CKPT-TENSOR", f"{shown(self._path.name)} holds no tensor {shown(name)}.")
-        return TensorInfo(name, spec.dtype, spec.shape, self._path, self._header.starts[name], spec.nbytes)
+        return TensorInfo(name, spec.dtype, spec.shape, spec.nbytes, Place(self._path, self._header.starts[name]))
+
+    def span(self, name: str) -> tuple[int, int]:
+        """The tensor's offset in the file and its length, in bytes."""
+        nbytes = self.info(name).nbytes
+        return self._header.starts[name], nbytes
 
     def read(self, name: str) -> NDArray[Any]:
         """A read-only view into the mapped file; it keeps the mapping alive by itself."""
         info = self.info(name)
-        dtype = self._header.tensors[name].numpy_dtype
-        if info.nbytes == 0:
-            empty = np.empty(info.shape, dtype)
-            empty.flags.writeable = False
-            return empty
-        count = info.nbytes // dtype.itemsize
-        return np.frombuffer(self._mapped(), dtype, count, info.offset).reshape(info.shape)
+        return self._mapped.array(self._header.tensors[name].numpy_dtype, info.shape, self._header.starts[name])
 
-    def _mapped(self) -> mmap.mmap:
-        if self._map is None:
-            try:
-                with self._path.open("rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError):  # ValueError: the file has become empty
-                raise _unreadable(self._path) from None
-            if len(mapped) != self._size_bytes:
-                mapped.close()
-                raise CheckpointError(
-                    "E-CKPT-SHARD", f"{shown(self._path.name)} has changed its size since it was opened.", "Run again."
-                )
-            self._map = mapped
-        return self._map
+    def drop_pages(self, name: str) -> None:
+        """Let go of the memory that reading the tensor has filled; views stay valid."""
+        self._mapped.drop_pages(*self.span(name))
 
 
 def _unreadable(path: Path) -> CheckpointError:

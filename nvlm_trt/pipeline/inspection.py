@@ -98,7 +98,7 @@ def inspect_model(path: Path) -> Inspection:
         config = checkpoint.config
         infos = [checkpoint.info(name) for name in checkpoint.names()]
         tensors = {info.name: (info.dtype, info.shape, info.nbytes) for info in infos}
-        num_shards = len({info.file for info in infos})
+        num_shards = len({file for info in infos for file in checkpoint.files(info.name)})
         vocab_len = NvlmTokenizer.from_folder(path).vocab_len
     return _inspection(config, data, tensors, num_shards, vocab_len)
 

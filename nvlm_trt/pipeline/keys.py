@@ -44,7 +44,8 @@ def entry_of(
     Raises ``MissingArtefact`` when an earlier step has left something undone.
     """
     inputs = {
-        f"checkpoint:{file.name}": memory.digest(file, advanced).sha256 for file in checkpoint_files(step, checkpoint)
+        f"checkpoint:{file.relative_to(checkpoint.root).as_posix()}": memory.digest(file, advanced).sha256
+        for file in checkpoint_files(step, checkpoint)
     }
     for artefact in step.artefacts:
         recorded = manifest.files(artefact)
@@ -80,7 +81,8 @@ def difference(old: StepEntry, new: StepEntry, out: Path) -> str | None:
 
 def checkpoint_files(step: Step, checkpoint: Checkpoint) -> list[Path]:
     """The files of the checkpoint that the step reads, sorted by name, each once."""
-    files = {checkpoint.info(name).file for name in checkpoint.names() if any(name.startswith(p) for p in step.tensors)}
+    names = [name for name in checkpoint.names() if any(name.startswith(prefix) for prefix in step.tensors)]
+    files = {file for name in names for file in checkpoint.files(name)}
     documents = (checkpoint.root / name for name in step.documents)
     return sorted(files | {file for file in documents if file.is_file()})
 

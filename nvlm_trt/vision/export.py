@@ -3,7 +3,7 @@
 A weight of the graph is pointed at where it lies whenever its bytes can serve as they are. The rest goes, one tensor
 at a time, into ``weights.safetensors``: the attention tensors without their dummy heads, and whatever must be rounded
 to the graph's dtype. In the release that is 3.7 of 13.4 GB, all of it stored as float32 and, as bfloat16 once,
-rounded without loss.
+rounded without loss. A checkpoint whose tensors lie in parts, one per rank, is written whole.
 
 In ``vision.onnx`` each weight's external location is its real file, offset and length. Put the graph and the side
 file into the checkpoint's folder and any ONNX tool reads them there; our own engines find weights by name and map
@@ -13,7 +13,7 @@ them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ from nvlm_trt.vision.dummy_heads import strip_dummy_heads
 from nvlm_trt.vision.graph import parameters, vision_graph
 
 __all__ = ["VisionExport", "export_vision"]
+
+# What is checked and converted at once; large enough for the loops, small beside a tensor of the release.
+_PIECE_BYTES = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +86,24 @@ class _SideTensors:
     def __init__(self, checkpoint: Checkpoint, dtype: GraphDtype) -> None:
         self.checkpoint = checkpoint
         self.dtype = dtype
-        self.rounded: list[str] = []
+        self.rounded: set[str] = set()
 
-    def produce(self, name: str) -> NDArray[Any]:
+    def produce(self, name: str) -> Iterator[NDArray[Any]]:
         config: VisionConfig = self.checkpoint.config.vision
         kept = strip_dummy_heads(name, self.checkpoint.read(name), config)
+        rows = max(1, _PIECE_BYTES * len(kept) // kept.nbytes)
+        for start in range(0, len(kept), rows):
+            yield self._converted(name, kept[start : start + rows])
+        self.checkpoint.drop_pages(name)
+
+    def _converted(self, name: str, kept: NDArray[Any]) -> NDArray[Any]:
         if not is_finite(kept):
             raise CheckpointError(
                 "E-CKPT-NAN", f"{name} holds NaN or infinite values.", "Fetch the checkpoint's files again."
             )
         array, exact = convert(kept, self.dtype)
         if not exact:
-            self.rounded.append(name)
+            self.rounded.add(name)
             if not is_finite(array):
                 raise CheckpointError(
                     "E-CKPT-RANGE",
@@ -106,7 +115,7 @@ class _SideTensors:
 
 def _pointed_dtype(info: TensorInfo, shape: tuple[int, ...], dtype: GraphDtype) -> GraphDtype | None:
     """The dtype in which the graph can use the tensor where it lies; nothing when it must be written anew."""
-    if info.shape != shape:  # dummy heads
+    if info.place is None or info.shape != shape:  # lies in parts; dummy heads
         return None
     if info.dtype == SAFETENSORS_DTYPE[dtype]:
         return dtype
@@ -114,10 +123,11 @@ def _pointed_dtype(info: TensorInfo, shape: tuple[int, ...], dtype: GraphDtype) 
     return widened.get(info.dtype) if dtype == "float32" else None
 
 
-def _point(model: onnx.ModelProto, places: Mapping[str, TensorInfo]) -> None:
+def _point(model: onnx.ModelProto, infos: Mapping[str, TensorInfo]) -> None:
     """Write each weight's real file, offset and length into the graph."""
     for name, tensor in parameters(model).items():
-        place = places[name]
+        place, nbytes = infos[name].place, infos[name].nbytes
+        assert place is not None, f"{name} is pointed at and has no place"
         del tensor.external_data[:]
-        for key, value in (("location", place.file.name), ("offset", place.offset), ("length", place.nbytes)):
+        for key, value in (("location", place.file.name), ("offset", place.offset), ("length", nbytes)):
             tensor.external_data.add(key=key, value=str(value))

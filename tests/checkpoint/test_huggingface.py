@@ -55,7 +55,10 @@ def test_every_tensor_is_found_with_its_bytes(small_checkpoint: Path):
         info, array = checkpoint.info(name), checkpoint.read(name)
         assert (info.name, info.dtype, info.shape, info.nbytes) == (name, spec.dtype, spec.shape, spec.nbytes)
         assert (array.shape, array.dtype) == (spec.shape, spec.numpy_dtype)
-        assert array.tobytes() == info.file.read_bytes()[info.offset : info.offset + info.nbytes]
+        assert info.place is not None
+        offset = info.place.offset
+        assert array.tobytes() == info.place.file.read_bytes()[offset : offset + info.nbytes]
+        assert checkpoint.files(name) == (info.place.file,)
     assert checkpoint.root == small_checkpoint
 
 

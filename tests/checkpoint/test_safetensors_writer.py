@@ -75,8 +75,8 @@ def test_a_file_of_the_library_is_read_equal(arrays: Arrays):
             read = file.read(name)
             assert (read.dtype, read.shape, raw_bytes(read)) == (array.dtype, array.shape, raw_bytes(array))
             assert not read.flags.writeable
-            info = file.info(name)
-            assert raw_bytes(array) == path.read_bytes()[info.offset : info.offset + info.nbytes]
+            offset, nbytes = file.span(name)
+            assert raw_bytes(array) == path.read_bytes()[offset : offset + nbytes]
 
 
 def test_pieces_give_the_bytes_of_the_whole(tmp_path: Path):

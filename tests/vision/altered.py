@@ -18,12 +18,14 @@ __all__ = ["AlteredCheckpoint"]
 
 @dataclass
 class AlteredCheckpoint:
-    """``change`` gets the real values of ``names`` as a writable copy; ``reads`` counts the tensors looked at."""
+    """``change`` gets the real values of ``names`` as a writable copy; ``reads`` and ``dropped`` tell
+    what was looked at and let go."""
 
     real: Checkpoint
     names_changed: Sequence[str] = ()
     change: Callable[[NDArray[Any]], None] = lambda _array: None
     reads: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
 
     @property
     def root(self) -> Path:
@@ -38,6 +40,13 @@ class AlteredCheckpoint:
 
     def info(self, name: str) -> TensorInfo:
         return self.real.info(name)
+
+    def files(self, name: str) -> Sequence[Path]:
+        return self.real.files(name)
+
+    def drop_pages(self, name: str) -> None:
+        self.dropped.append(name)
+        self.real.drop_pages(name)
 
     def fingerprint(self) -> str:
         return self.real.fingerprint()
