@@ -20,10 +20,7 @@ def prompt_table_rows(recipe: Recipe, config: NvlmConfig) -> int:
 
     A request brings at most ``max_images`` pictures of the most tiles, and never more rows than it has positions.
     """
-    tiling = config.tiling
-    # A picture of one tile gets no thumbnail.
-    tiles_per_image = tiling.max_tiles + (tiling.use_thumbnail and tiling.max_tiles > 1)
-    rows = recipe.prompt.max_images * tiles_per_image * config.vision.tokens_per_tile
+    rows = recipe.prompt.max_images * config.tiling.most_tiles_per_image * config.vision.tokens_per_tile
     return recipe.decoder.max_batch_size * min(rows, recipe.decoder.max_seq_len)
 
 
@@ -51,7 +48,7 @@ def trtllm_build_command(
         "--max_seq_len": str(sizes.max_seq_len),
         "--max_num_tokens": str(sizes.max_num_tokens),
         "--max_multimodal_len": str(prompt_table_rows(recipe, config)),
-        "--workers": str(sizes.tp),
+        "--workers": str(sizes.world_size),
         **FIXED_BUILD_FLAGS,
     }
     return ["trtllm-build", *(word for flag in flags.items() for word in flag)]

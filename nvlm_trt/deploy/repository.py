@@ -13,6 +13,7 @@ from pathlib import Path
 from nvlm_trt.deploy.model_config import ModelConfig, read_model_config, set_parameter, set_type, write_model_config
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.pipeline.recipe import Recipe
+from nvlm_trt.plan.memory import KV_POOL_FRACTION
 from nvlm_trt.resources import resource_folder
 
 __all__ = ["MODELS", "render_repository", "write_repository"]
@@ -45,7 +46,10 @@ def render_repository(recipe: Recipe, config: NvlmConfig) -> dict[str, ModelConf
     decoder.dynamic_batching.preferred_batch_size[:] = [recipe.decoder.max_batch_size]
     set_type(decoder, "prompt_embedding_table", _TABLE_TYPES[table_dtype])
     set_type(decoder, "encoder_input_features", _TABLE_TYPES[table_dtype])
-    if not recipe.production:
+    if recipe.production:
+        set_parameter(decoder, "max_tokens_in_paged_kv_cache", recipe.decoder.max_kv_tokens)
+        set_parameter(decoder, "kv_cache_free_gpu_mem_fraction", KV_POOL_FRACTION)
+    else:
         _embed(decoder, recipe)
     return models
 

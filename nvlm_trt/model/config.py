@@ -98,6 +98,11 @@ class TilingConfig:
     max_tiles: int
     use_thumbnail: bool
 
+    @property
+    def most_tiles_per_image(self) -> int:
+        """Of the largest grid, its thumbnail counted: a picture of one tile gets none (7 in the release)."""
+        return self.max_tiles + int(self.use_thumbnail and self.max_tiles > 1)
+
 
 @dataclass(frozen=True, slots=True)
 class NvlmConfig:

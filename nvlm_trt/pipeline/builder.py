@@ -27,11 +27,13 @@ from nvlm_trt.pipeline.keys import MissingArtefact, checkpoint_files, difference
 from nvlm_trt.pipeline.manifest import MANIFEST, FileEntry, Manifest, StepEntry, load_manifest
 from nvlm_trt.pipeline.memory import process_memory, reset_peak
 from nvlm_trt.pipeline.order import in_order
-from nvlm_trt.pipeline.recipe import Recipe, load_recipe
+from nvlm_trt.pipeline.recipe import Recipe
+from nvlm_trt.pipeline.recipe_file import read_draft
 from nvlm_trt.pipeline.report import BuildResult, Reporter, SilentReporter, StepReport
 from nvlm_trt.pipeline.step import Step, StepContext
 from nvlm_trt.pipeline.steps import steps_for
 from nvlm_trt.pipeline.workspace import Workspace, open_workspace
+from nvlm_trt.plan.resolve import resolve
 
 __all__ = ["build"]
 
@@ -55,8 +57,9 @@ def build(
     Raises ``UsageError`` for a bad recipe, ``CheckpointError`` for a bad checkpoint, ``ArtefactError``
     E-ARTEFACT-MANIFEST, and ``BuildError``: E-BUILD-LOCKED, E-BUILD-WRITE, E-BUILD-SPACE, E-BUILD-INSIDE.
     """
-    recipe = load_recipe(recipe_name)
+    draft = read_draft(recipe_name)
     checkpoint = open_checkpoint(checkpoint_path)
+    recipe = resolve(draft, checkpoint.config)
     if out.resolve().is_relative_to(checkpoint_path.resolve()):
         raise BuildError("E-BUILD-INSIDE", "The output folder lies in the checkpoint's.", "Choose another with -o.")
     ordered = in_order(steps if steps is not None else steps_for(recipe))

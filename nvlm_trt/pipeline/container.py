@@ -36,7 +36,7 @@ def container_command(recipe: Recipe, recipe_name: str, checkpoint: Path, out: P
         recipe_name = "/recipe.toml"
     build = shlex.join(["nvlm-trt", "build", CHECKPOINT, "--recipe", recipe_name, "-o", DEPLOYMENT])
     return (
-        *("docker", "run", "--rm", "--gpus", "all" if recipe.container.gpus > 1 else "device=0", "--ipc=host"),
+        *("docker", "run", "--rm", "--gpus", "all" if recipe.decoder.world_size > 1 else "device=0", "--ipc=host"),
         *(part for mount in mounts for part in ("-v", mount)),
         recipe.container.image,
         *("bash", "-c", f"pip install -q {requirement} && {build}"),

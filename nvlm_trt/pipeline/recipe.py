@@ -1,28 +1,34 @@
-"""A recipe says what to build: which engines, how large, for which GPUs. One TOML file each in ``build/recipes``.
+"""A recipe says what to build: which engines, how large, for which GPUs.
 
-Sizes that follow from others (the prompt table, the vision profile's largest batch) are computed, never typed in.
+It has two forms. A ``RecipeDraft`` is what a TOML file says, where a size may be "auto". A ``Recipe`` has every size
+as a number, for one model; steps only ever see this one. ``plan.resolve`` makes it of a draft and the model's config.
 """
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
-from nvlm_trt.errors import UsageError
-from nvlm_trt.resources import resource_folder
+from nvlm_trt.plan.gpu import GPUS, GpuModel
 
 __all__ = [
+    "CalibrationRecipe",
     "ContainerRecipe",
+    "DecoderDraft",
     "DecoderRecipe",
+    "GpuRecipe",
     "PromptRecipe",
     "Recipe",
+    "RecipeDraft",
     "VisionRecipe",
-    "load_recipe",
-    "recipe_names",
+    "WorkloadRecipe",
 ]
+
+Auto = Literal["auto"]
+TensorParallel = Literal[1, 2, 4, 8]
+BatchSize = Annotated[int, pydantic.Field(ge=1, le=2048)]
+NumTokens = Annotated[int, pydantic.Field(ge=16)]
 
 
 class _Section(pydantic.BaseModel):
@@ -49,15 +55,45 @@ class VisionRecipe(_Section):
         return self
 
 
-class DecoderRecipe(_Section):
+class _DecoderSection(_Section):
+    """``exclude`` are glob patterns of linears that stay in the model's dtype. ``kv_cache`` "bf16" means that dtype.
+
+    ``force_kv_cache`` takes an FP8 cache although the checkpoint's keys speak against it.
+    """
+
     engine: Literal["embedded", "tensorrt_llm"]
-    quantization: Literal["fp8"] = "fp8"
-    kv_cache: Literal["bf16"] = "bf16"
-    tp: Literal[1, 2, 4, 8] = 1
-    max_batch_size: int = pydantic.Field(ge=1, le=2048)
+    quantization: Literal["fp8", "none"] = "fp8"
+    exclude: tuple[str, ...] = ()
+    kv_cache: Literal["bf16", "fp8"] = "bf16"
+    force_kv_cache: bool = False
+    unified_checkpoint: bool = False
+    pp: int = pydantic.Field(default=1, ge=1, le=64)
     max_seq_len: int = pydantic.Field(ge=16, le=131072)
-    max_num_tokens: int = pydantic.Field(default=8192, ge=16)
     quantize_activations: bool = True
+
+    @pydantic.field_validator("exclude", mode="before")
+    @classmethod
+    def _tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class DecoderRecipe(_DecoderSection):
+    """``max_kv_tokens`` bounds the KV pool of all requests together; 0 leaves it to the engine."""
+
+    tp: TensorParallel
+    max_batch_size: BatchSize
+    max_num_tokens: NumTokens
+    max_kv_tokens: int = pydantic.Field(ge=0)
+
+    @property
+    def world_size(self) -> int:
+        return self.tp * self.pp
+
+
+class DecoderDraft(_DecoderSection):
+    tp: TensorParallel | Auto = "auto"
+    max_batch_size: BatchSize | Auto = "auto"
+    max_num_tokens: NumTokens | Auto = "auto"
 
 
 class PromptRecipe(_Section):
@@ -66,58 +102,80 @@ class PromptRecipe(_Section):
     max_images: int = pydantic.Field(default=4, ge=1, le=16)
 
 
+class CalibrationRecipe(_Section):
+    """``set`` is a JSONL file of prompts and pictures, relative to the recipe's; none means the shipped one."""
+
+    method: Literal["amax", "percentile", "mse"] = "amax"
+    set: str | None = None
+
+
+class WorkloadRecipe(_Section):
+    """A usual request. Automatic sizes are made for it; ``plan`` counts how many fit."""
+
+    pictures: int = pydantic.Field(default=1, ge=0, le=16)
+    text_tokens: int = pydantic.Field(default=256, ge=1)
+    answer_tokens: int = pydantic.Field(default=512, ge=1)
+
+
+class GpuRecipe(_Section):
+    name: str
+    count: int = pydantic.Field(default=1, ge=1, le=64)
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in GPUS:
+            raise ValueError(f"{value!r} is not known; use one of {', '.join(GPUS)}")
+        return value
+
+    @property
+    def model(self) -> GpuModel:
+        return GPUS[self.name]
+
+
 class ContainerRecipe(_Section):
     """The image that builds and serves: both must be the same one, because a plan is tied to its TensorRT."""
 
     image: str
-    gpus: int = pydantic.Field(ge=1, le=64)
 
 
-class Recipe(_Section):
+class _RecipeSections(_Section):
     name: str
     description: str
     vision: VisionRecipe
-    decoder: DecoderRecipe
     prompt: PromptRecipe = PromptRecipe()
+    calibration: CalibrationRecipe = CalibrationRecipe()
+    workload: WorkloadRecipe = WorkloadRecipe()
+    gpu: GpuRecipe | None = None
     container: ContainerRecipe | None = None
 
+
+class RecipeDraft(_RecipeSections):
+    decoder: DecoderDraft
+
     @pydantic.model_validator(mode="after")
-    def _complete(self) -> Recipe:
-        if self.decoder.engine == "tensorrt_llm" and self.container is None:
-            raise ValueError("a tensorrt_llm decoder needs a [container] section")
-        if self.decoder.engine == "embedded" and self.decoder.tp != 1:
-            raise ValueError("the embedded decoder reads checkpoints with tp = 1")
+    def _complete(self) -> RecipeDraft:
+        decoder = self.decoder
+        if decoder.engine == "tensorrt_llm" and (self.container is None or self.gpu is None):
+            raise ValueError("a tensorrt_llm decoder needs a [gpu] and a [container] section")
+        if decoder.engine == "embedded" and (decoder.tp not in (1, "auto") or decoder.pp != 1):
+            raise ValueError("the embedded decoder reads checkpoints with tp = 1 and pp = 1")
+        if self.gpu is None and decoder.max_batch_size == "auto":
+            raise ValueError('decoder.max_batch_size = "auto" needs a [gpu] section')
+        if self.gpu is not None and decoder.engine == "tensorrt_llm":
+            shards, rest = divmod(self.gpu.count, decoder.pp)
+            if rest or shards not in (1, 2, 4, 8) or decoder.tp not in (shards, "auto"):
+                raise ValueError(f"decoder.tp times decoder.pp must be gpu.count, {self.gpu.count}, with tp 1, 2, 4, 8")
+        if decoder.quantization == "none" and decoder.exclude:
+            raise ValueError('decoder.exclude has no effect with quantization = "none"')
+        if decoder.kv_cache == "bf16" and decoder.force_kv_cache:
+            raise ValueError('decoder.force_kv_cache has no effect with kv_cache = "bf16"')
         return self
+
+
+class Recipe(_RecipeSections):
+    decoder: DecoderRecipe
 
     @property
     def production(self) -> bool:
         return self.decoder.engine == "tensorrt_llm"
-
-
-def recipe_names() -> list[str]:
-    return sorted(file.stem for file in resource_folder("recipes").glob("*.toml"))
-
-
-def load_recipe(name: str) -> Recipe:
-    """A shipped recipe by name, or one of the user's by the path of a ``.toml`` file.
-
-    Raises ``UsageError``: E-RECIPE-NAME when there is none, E-RECIPE-SYNTAX and E-RECIPE-KEY when it cannot be read.
-    """
-    own = name.endswith(".toml")
-    file = Path(name) if own else resource_folder("recipes") / f"{name}.toml"
-    if not file.is_file() or (not own and name not in recipe_names()):
-        raise UsageError(
-            "E-RECIPE-NAME",
-            f"There is no recipe {name!r}.",
-            f"Use one of {', '.join(recipe_names())}, or a .toml file.",
-        )
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError("E-RECIPE-SYNTAX", f"{file.name} is not TOML.", f"Correct it: {error}.") from None
-    try:
-        return Recipe.model_validate(data)
-    except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the recipe"
-        raise UsageError("E-RECIPE-KEY", f"{file.name}: {key}: {first['msg']}.", "Correct the key.") from None

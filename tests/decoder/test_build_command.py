@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from nvlm_trt.decoder.build_command import prompt_table_rows, trtllm_build_command
 from nvlm_trt.errors import UsageError
-from nvlm_trt.pipeline.recipe import Recipe, load_recipe
+from nvlm_trt.pipeline.recipe import Recipe
+from nvlm_trt.plan.resolve import load_recipe
 from tests.decoder.fake_trtllm_build import FLAGS, make_parser
 from tests.decoder.test_trtllm_format import RELEASE
 
 
 def recipe_with(max_images: int = 1, **decoder: int) -> Recipe:
-    base = load_recipe("h200x1-fp8")
+    base = load_recipe("h200x1-fp8", RELEASE)
     data = base.model_dump()
     data["decoder"].update(decoder)
     data["prompt"]["max_images"] = max_images
@@ -28,16 +29,16 @@ def command(recipe: Recipe) -> list[str]:
 
 
 def test_the_command_of_the_shipped_recipe() -> None:
-    """An example to read: 16 requests of one picture, 7 tiles of 256 rows each."""
-    assert command(load_recipe("h200x1-fp8")) == [
+    """An example to read: 48 requests of one picture, 7 tiles of 256 rows each."""
+    assert command(load_recipe("h200x1-fp8", RELEASE)) == [
         "trtllm-build",
         *("--checkpoint_dir", "/deployment/decoder/checkpoint"),
         *("--output_dir", "/deployment/decoder/engine"),
-        *("--max_batch_size", "16"),
+        *("--max_batch_size", "48"),
         *("--max_input_len", "8192"),
         *("--max_seq_len", "8192"),
         *("--max_num_tokens", "8192"),
-        *("--max_multimodal_len", "28672"),
+        *("--max_multimodal_len", "86016"),
         *("--workers", "1"),
         *("--gpt_attention_plugin", "auto"),
         *("--gemm_plugin", "disable"),

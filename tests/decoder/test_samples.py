@@ -19,11 +19,12 @@ from nvlm_trt.model.picture import PictureLimits, decode_picture
 from nvlm_trt.model.prompt import PromptStyle, build_prompt
 from nvlm_trt.model.tiling import cut_tiles
 from nvlm_trt.model.tokenizer import NvlmTokenizer
-from nvlm_trt.pipeline.recipe import load_recipe
+from nvlm_trt.plan.resolve import load_recipe
 from nvlm_trt.vision.export import export_vision
 from nvlm_trt.vision.registry import load_engine
+from tests.decoder.test_trtllm_format import RELEASE
 
-RECIPE = load_recipe("embedded")
+RECIPE = load_recipe("embedded", RELEASE)
 EMBEDDING = "language_model.model.embed_tokens.weight"
 
 

@@ -66,7 +66,7 @@ def test_a_build_replaces_the_engines_of_another_recipe(checkpoint_dir: Path, en
         ("killed", "E-BUILD-TRTLLM", "memory ran out"),
         ("half", "E-ENGINE-INCOMPLETE", "rank1.engine"),
         ("empty", "E-ENGINE-INCOMPLETE", "rank0.engine, rank1.engine"),
-        ("other", "E-ENGINE-CONFIG", "max_batch_size = 17"),
+        ("other", "E-ENGINE-CONFIG", "max_batch_size = 49"),
     ],
 )
 def test_a_build_that_goes_wrong_says_how_and_keeps_the_old_engines(

@@ -7,7 +7,7 @@ import pytest
 
 from nvlm_trt.deploy.repository import write_repository
 from nvlm_trt.model.config import NvlmConfig
-from nvlm_trt.pipeline.recipe import load_recipe
+from nvlm_trt.plan.resolve import load_recipe
 
 
 @pytest.fixture(scope="session")
@@ -19,5 +19,5 @@ def small_config(small_checkpoint) -> NvlmConfig:
 def embedded_repository(small_config, tmp_path_factory) -> Path:
     """To be read, not changed."""
     folder: Path = tmp_path_factory.mktemp("repository") / "triton_repo"
-    write_repository(load_recipe("embedded"), small_config, folder)
+    write_repository(load_recipe("embedded", small_config), small_config, folder)
     return folder

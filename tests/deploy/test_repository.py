@@ -10,8 +10,10 @@ from tritonclient.grpc import model_config_pb2
 from nvlm_trt.deploy.model_config import read_model_config, set_type
 from nvlm_trt.deploy.repository import MODELS, render_repository, write_repository
 from nvlm_trt.errors import ArtefactError
-from nvlm_trt.pipeline.recipe import load_recipe, recipe_names
+from nvlm_trt.pipeline.recipe_file import recipe_names
+from nvlm_trt.plan.resolve import load_recipe
 from nvlm_trt.serving.parameters import SUPPORTED, UNSUPPORTED
+from tests.decoder.test_trtllm_format import RELEASE
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "triton-tensorrt_llm-io.json").read_text(encoding="utf-8"))
 FORMS = [("embedded", "TYPE_FP32"), ("h200x1-fp8", "TYPE_BF16")]
@@ -51,14 +53,14 @@ def without_notes(entry: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("recipe", "table_type"), FORMS)
 def test_the_decoder_keeps_the_contract_tensor_by_tensor(small_config, recipe, table_type):
-    decoder = render_repository(load_recipe(recipe), small_config)["tensorrt_llm"]
+    decoder = render_repository(load_recipe(recipe, small_config), small_config)["tensorrt_llm"]
     assert [fields_of(tensor, table_type) for tensor in decoder.input] == [without_notes(e) for e in GOLDEN["inputs"]]
     assert [fields_of(tensor, table_type) for tensor in decoder.output] == [without_notes(e) for e in GOLDEN["outputs"]]
     assert (len(decoder.input), len(decoder.output)) == (62, 21)
 
 
 def test_production_parameters_are_those_of_the_contract(small_config):
-    recipe = load_recipe("h200x1-fp8")
+    recipe = load_recipe("h200x1-fp8", small_config)
     decoder = render_repository(recipe, small_config)["tensorrt_llm"]
     contract = {entry["key"]: entry for entry in GOLDEN["parameters"]}
     values = {key: parameter.string_value for key, parameter in decoder.parameters.items()}
@@ -72,6 +74,9 @@ def test_production_parameters_are_those_of_the_contract(small_config):
     # Pictures share blocks by their extra ids, and the prompt's virtual ids must not come back.
     assert values["enable_kv_cache_reuse"] == "true"
     assert values["exclude_input_in_output"] == "true"
+    # The plan's KV pool, whichever of the two engines loads first.
+    assert values["max_tokens_in_paged_kv_cache"] == str(recipe.decoder.max_kv_tokens)
+    assert recipe.decoder.max_kv_tokens > 0
     assert decoder.max_batch_size == recipe.decoder.max_batch_size
     assert list(decoder.dynamic_batching.preferred_batch_size) == [recipe.decoder.max_batch_size]
     assert decoder.model_transaction_policy.decoupled
@@ -82,7 +87,9 @@ def test_production_parameters_are_those_of_the_contract(small_config):
 
 
 def test_the_embedded_form_differs_from_production_only_where_it_must(small_config):
-    embedded, production = (render_repository(load_recipe(name), small_config)["tensorrt_llm"] for name, _ in FORMS)
+    embedded, production = (
+        render_repository(load_recipe(name, small_config), small_config)["tensorrt_llm"] for name, _ in FORMS
+    )
     embedded.backend = production.backend
     embedded.max_batch_size = production.max_batch_size
     embedded.dynamic_batching.CopyFrom(production.dynamic_batching)
@@ -94,7 +101,7 @@ def test_the_embedded_form_differs_from_production_only_where_it_must(small_conf
 
 
 def test_the_ensemble_takes_the_names_upstreams_clients_send(small_config):
-    models = render_repository(load_recipe("h200x1-fp8"), small_config)
+    models = render_repository(load_recipe("h200x1-fp8", small_config), small_config)
     names = GOLDEN["client_names"]
     upstream = {entry["name"]: entry for entry in [*names["multimodal_ensemble_inputs"], *names["ensemble_inputs"]]}
     for model in ("ensemble", "preprocessing"):
@@ -113,8 +120,8 @@ def test_the_ensemble_takes_the_names_upstreams_clients_send(small_config):
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
-def test_every_tensor_of_the_ensemble_is_made_once_and_used(small_config, recipe):
-    models = render_repository(load_recipe(recipe), small_config)
+def test_every_tensor_of_the_ensemble_is_made_once_and_used(recipe):
+    models = render_repository(load_recipe(recipe, RELEASE), RELEASE)
     ensemble = models["ensemble"]
     made = {tensor.name: tensor for tensor in ensemble.input}
     used: set[str] = set()
@@ -135,10 +142,10 @@ def test_every_tensor_of_the_ensemble_is_made_once_and_used(small_config, recipe
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
-def test_written_repositories_are_complete_and_the_same_each_time(small_config, tmp_path, recipe):
+def test_written_repositories_are_complete_and_the_same_each_time(tmp_path, recipe):
     contents = []
     for folder in (tmp_path / "one", tmp_path / "two"):
-        write_repository(load_recipe(recipe), small_config, folder)
+        write_repository(load_recipe(recipe, RELEASE), RELEASE, folder)
         contents.append(
             {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
         )
@@ -151,15 +158,15 @@ def test_written_repositories_are_complete_and_the_same_each_time(small_config, 
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
-def test_a_repository_says_nothing_of_the_machine_it_was_made_on(small_config, recipe):
-    for model in render_repository(load_recipe(recipe), small_config).values():
+def test_a_repository_says_nothing_of_the_machine_it_was_made_on(recipe):
+    for model in render_repository(load_recipe(recipe, RELEASE), RELEASE).values():
         for key, parameter in model.parameters.items():
             if parameter.string_value.startswith("/"):
                 assert parameter.string_value.split("/")[1] in ("deployment", "checkpoint", "opt"), key
 
 
 def test_sizes_come_from_the_recipe(small_config):
-    recipe = load_recipe("embedded")
+    recipe = load_recipe("embedded", small_config)
     models = render_repository(recipe, small_config)
     assert models["preprocessing"].parameters["max_seq_len"].string_value == str(recipe.decoder.max_seq_len)
     assert models["preprocessing"].parameters["max_images"].string_value == str(recipe.prompt.max_images)
@@ -179,6 +186,6 @@ def test_a_damaged_configuration_is_an_artefact_error(tmp_path, text):
 
 
 def test_an_edit_that_matches_nothing_is_a_bug(small_config):
-    decoder = render_repository(load_recipe("embedded"), small_config)["tensorrt_llm"]
+    decoder = render_repository(load_recipe("embedded", small_config), small_config)["tensorrt_llm"]
     with pytest.raises(KeyError, match="prompt_table"):
         set_type(decoder, "prompt_table", "TYPE_FP32")

@@ -9,11 +9,14 @@ from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.pipeline.digests import DigestMemory
 from nvlm_trt.pipeline.keys import MissingArtefact, checkpoint_files, entry_of, recipe_values, versions_of
 from nvlm_trt.pipeline.manifest import FileEntry, Manifest, StepEntry
-from nvlm_trt.pipeline.recipe import Recipe, load_recipe, recipe_names
+from nvlm_trt.pipeline.recipe import Recipe
+from nvlm_trt.pipeline.recipe_file import recipe_names
 from nvlm_trt.pipeline.step import Step
 from nvlm_trt.pipeline.steps import steps_for
+from nvlm_trt.plan.resolve import load_recipe
+from tests.decoder.test_trtllm_format import RELEASE
 
-RECIPE = load_recipe("embedded")
+RECIPE = load_recipe("embedded", RELEASE)
 STEP = Step(
     "step",
     lambda _: None,
@@ -85,7 +88,7 @@ def test_the_files_of_a_step_are_those_that_hold_its_tensors(small_checkpoint: P
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_step_declares_what_exists(name: str) -> None:
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, RELEASE)
     steps = steps_for(recipe)
     assert len({step.name for step in steps}) == len(steps)
     for step in steps:

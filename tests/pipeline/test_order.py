@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvlm_trt.pipeline.order import in_order
-from nvlm_trt.pipeline.recipe import load_recipe
 from nvlm_trt.pipeline.step import Step
 from nvlm_trt.pipeline.steps import steps_for
+from nvlm_trt.plan.resolve import load_recipe
+from tests.decoder.test_trtllm_format import RELEASE
 
 
 def step(number: int, reads: set[int]) -> Step:
@@ -32,6 +33,6 @@ def test_steps_that_wait_for_each_other_are_a_bug() -> None:
 
 
 def test_the_order_of_a_production_build() -> None:
-    steps = steps_for(load_recipe("h200x1-fp8"))
+    steps = steps_for(load_recipe("h200x1-fp8", RELEASE))
     names = ["inspect", "vision.onnx", "vision.engine", "decoder.calibration", "decoder.checkpoint", "decoder.engine"]
     assert [one.name for one in in_order(steps)] == [*names, "triton.repository"]

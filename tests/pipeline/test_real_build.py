@@ -71,7 +71,7 @@ def test_only_the_batch_size_changed(small_checkpoint: Path, tmp_path: Path) -> 
 
 
 def test_a_production_recipe_builds_what_it_can_and_lists_the_rest(small_checkpoint: Path, tmp_path: Path) -> None:
-    recipe = changed_recipe("h200x1-fp8", tmp_path / "h.toml", "tp = 1", "tp = 2")
+    recipe = changed_recipe("h200x1-fp8", tmp_path / "h.toml", "count = 1", "count = 2")
     arguments = ["build", str(small_checkpoint), "--recipe", recipe, "-o", str(tmp_path / "out")]
     result = CliRunner().invoke(main, [*arguments, "--json"], catch_exceptions=False)
     assert result.exit_code == 0

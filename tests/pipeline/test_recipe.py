@@ -5,20 +5,23 @@ from pathlib import Path
 import pytest
 
 from nvlm_trt.errors import UsageError
-from nvlm_trt.pipeline.recipe import Recipe, load_recipe, recipe_names
+from nvlm_trt.pipeline.recipe import Recipe
+from nvlm_trt.pipeline.recipe_file import read_draft, recipe_names
+from nvlm_trt.plan.resolve import load_recipe
+from tests.decoder.test_trtllm_format import RELEASE
 from tests.pipeline.toys import RECIPE, write_recipe
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_can_be_read_and_is_named_as_its_file(name: str) -> None:
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, RELEASE)
     assert recipe.name == name
     assert recipe.description.endswith(".")
     assert Recipe.model_validate(recipe.model_dump()) == recipe
 
 
 def test_a_recipe_of_the_user_s_own(tmp_path: Path) -> None:
-    assert load_recipe(write_recipe(tmp_path / "mine.toml", 3)).decoder.max_batch_size == 3
+    assert read_draft(write_recipe(tmp_path / "mine.toml", 3)).decoder.max_batch_size == 3
 
 
 @pytest.mark.parametrize(
@@ -42,7 +45,7 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, old: str, new: str, said:
     assert old in text
     (tmp_path / "mine.toml").write_text(text.replace(old, new))
     with pytest.raises(UsageError) as wrong:
-        load_recipe(str(tmp_path / "mine.toml"))
+        read_draft(str(tmp_path / "mine.toml"))
     assert wrong.value.code == "E-RECIPE-KEY"
     assert wrong.value.what.startswith(f"mine.toml: {said}")
     assert "pydantic" not in str(wrong.value)
@@ -51,7 +54,7 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, old: str, new: str, said:
 @pytest.mark.parametrize("name", ["", "nowhere", "../embedded", "nowhere.toml", "embedded.tom"])
 def test_a_recipe_that_does_not_exist(name: str) -> None:
     with pytest.raises(UsageError) as wrong:
-        load_recipe(name)
+        load_recipe(name, RELEASE)
     assert wrong.value.code == "E-RECIPE-NAME"
     assert "embedded" in wrong.value.fix
 
@@ -60,5 +63,5 @@ def test_a_recipe_that_does_not_exist(name: str) -> None:
 def test_a_file_that_is_not_toml(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "mine.toml").write_bytes(data)
     with pytest.raises(UsageError) as wrong:
-        load_recipe(str(tmp_path / "mine.toml"))
+        read_draft(str(tmp_path / "mine.toml"))
     assert wrong.value.code == "E-RECIPE-SYNTAX"

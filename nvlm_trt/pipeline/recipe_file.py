@@ -1,0 +1,53 @@
+"""Reads recipes: one TOML file each, the shipped ones in ``build/recipes``."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pydantic
+
+from nvlm_trt.errors import UsageError
+from nvlm_trt.pipeline.recipe import RecipeDraft
+from nvlm_trt.resources import resource_folder
+
+__all__ = ["read_draft", "recipe_names"]
+
+
+def recipe_names() -> list[str]:
+    return sorted(file.stem for file in resource_folder("recipes").glob("*.toml"))
+
+
+def read_draft(name: str) -> RecipeDraft:
+    """A shipped recipe by name, or one of the user's by the path of a ``.toml`` file.
+
+    Raises ``UsageError``: E-RECIPE-NAME when there is none, E-RECIPE-SYNTAX and E-RECIPE-KEY when it cannot be read.
+    """
+    own = name.endswith(".toml")
+    file = Path(name) if own else resource_folder("recipes") / f"{name}.toml"
+    if not file.is_file() or (not own and name not in recipe_names()):
+        raise UsageError(
+            "E-RECIPE-NAME",
+            f"There is no recipe {name!r}.",
+            f"Use one of {', '.join(recipe_names())}, or a .toml file.",
+        )
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError("E-RECIPE-SYNTAX", f"{file.name} is not TOML.", f"Correct it: {error}.") from None
+    try:
+        draft = RecipeDraft.model_validate(data)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        # Of a choice between a number and "auto" pydantic names the branch as well; that is no key of the file.
+        known = [str(part) for part in first["loc"] if _is_key(str(part))]
+        key = ".".join(known) or "the recipe"
+        raise UsageError("E-RECIPE-KEY", f"{file.name}: {key}: {first['msg']}.", "Correct the key.") from None
+    if draft.calibration.set is None:
+        return draft
+    place = str((file.parent / draft.calibration.set).resolve())
+    return draft.model_copy(update={"calibration": draft.calibration.model_copy(update={"set": place})})
+
+
+def _is_key(part: str) -> bool:
+    return part.replace("_", "").isalnum() and part not in ("int", "str")
