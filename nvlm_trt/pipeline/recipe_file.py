@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from nvlm_trt.pipeline.recipe import RecipeDraft
 from nvlm_trt.resources import resource_folder
 
 __all__ = ["read_draft", "recipe_names"]
+
+_PLACE = re.compile(r"\(at (line \d+, column \d+|end of document)\)")
 
 
 def recipe_names() -> list[str]:
@@ -33,8 +36,10 @@ def read_draft(name: str) -> RecipeDraft:
         )
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError("E-RECIPE-SYNTAX", f"{file.name} is not TOML.", f"Correct it: {error}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        place = _PLACE.search(str(error))
+        where = f" at {place[1]}" if place else ""
+        raise UsageError("E-RECIPE-SYNTAX", f"{file.name} is not TOML{where}.", "Correct it.") from None
     try:
         draft = RecipeDraft.model_validate(data)
     except pydantic.ValidationError as error:

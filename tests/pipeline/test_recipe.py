@@ -59,7 +59,7 @@ def test_a_recipe_that_does_not_exist(name: str) -> None:
     assert "embedded" in wrong.value.fix
 
 
-@pytest.mark.parametrize("data", [b"= 1", b"\xff", b"[vision"])
+@pytest.mark.parametrize("data", [b"= 1", b"\xff", b"[vision", b"a = " + b"[" * 100_000, b"a = " + b"9" * 5000])
 def test_a_file_that_is_not_toml(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "mine.toml").write_bytes(data)
     with pytest.raises(UsageError) as wrong:
