@@ -15,6 +15,7 @@ from nvlm_trt.cli.ask import ask
 from nvlm_trt.cli.build import build
 from nvlm_trt.cli.doctor import doctor
 from nvlm_trt.cli.inspect import inspect
+from nvlm_trt.cli.plan import plan
 from nvlm_trt.cli.serve import serve
 from nvlm_trt.errors import NvlmError
 
@@ -45,5 +46,5 @@ def main() -> None:
     """From an NVLM-D checkpoint to an answer from a Triton server."""
 
 
-for _command in (doctor, inspect, build, serve, ask):
+for _command in (doctor, inspect, plan, build, serve, ask):
     main.add_command(_command)

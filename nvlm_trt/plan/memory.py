@@ -22,6 +22,8 @@ __all__ = [
     "GpuMemory",
     "gpu_memory",
     "kv_bytes_per_token",
+    "stage_kv_bytes_per_token",
+    "stage_layers",
     "vision_activation_bytes_per_tile",
 ]
 
@@ -83,6 +85,17 @@ def kv_bytes_per_token(config: NvlmConfig, kv_cache: str) -> int:
     return 2 * config.decoder.num_layers * config.decoder.kv_size * item
 
 
+def stage_layers(config: NvlmConfig, recipe: Recipe, stage: int) -> int:
+    """The first stages get one more where the layers do not divide."""
+    return len(range(stage, config.decoder.num_layers, recipe.decoder.pp))
+
+
+def stage_kv_bytes_per_token(config: NvlmConfig, recipe: Recipe, stage: int) -> int:
+    """Of one rank of a pipeline stage."""
+    per_layer = kv_bytes_per_token(config, recipe.decoder.kv_cache) // config.decoder.num_layers
+    return per_layer * stage_layers(config, recipe, stage) // recipe.decoder.tp
+
+
 def vision_activation_bytes_per_tile(vision: VisionConfig, dtype: str) -> int:
     return int(_VISION_WIDEST_TENSORS * vision.num_positions * vision.intermediate_size * ITEM_BYTES[dtype])
 
@@ -97,8 +110,6 @@ def gpu_memory(config: NvlmConfig, recipe: Recipe, gpu: GpuModel) -> GpuMemory:
         table_bytes = prompt_table_rows(recipe, config) * config.decoder.hidden_size * ITEM_BYTES[config.dtype]
         vision = recipe.vision
         tile_bytes = vision_activation_bytes_per_tile(config.vision, vision.dtype)
-        layers = len(range(stage, config.decoder.num_layers, decoder.pp))
-        whole = kv_bytes_per_token(config, decoder.kv_cache)
         memories.append(
             GpuMemory(
                 stage=stage,
@@ -109,7 +120,7 @@ def gpu_memory(config: NvlmConfig, recipe: Recipe, gpu: GpuModel) -> GpuMemory:
                 prompt_table_bytes=table_bytes if first else 0,
                 vision_weight_bytes=vision_weight_bytes(config, vision.dtype) if first else 0,
                 vision_activation_bytes=vision.profile[2] * tile_bytes if first else 0,
-                kv_bytes_per_token=max(1, whole * layers // config.decoder.num_layers // decoder.tp),
+                kv_bytes_per_token=stage_kv_bytes_per_token(config, recipe, stage),
             )
         )
     return min(memories, key=lambda memory: memory.kv_tokens if memory.kv_bytes > 0 else memory.kv_bytes)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 TREE = {
     "doctor": {"--json", "--quiet"},
     "inspect": {"--json", "--quiet"},
+    "plan": {"--recipe", "--pictures", "--text-tokens", "--answer-tokens", "--json", "--quiet"},
     "build": {"--recipe", "-o", "--dry-run", "--json", "--quiet"},
     "serve": {
         "--host",

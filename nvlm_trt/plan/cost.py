@@ -1,0 +1,129 @@
+"""What a build costs: bytes, memory and time of each step, extrapolated from measured rates.
+
+Bytes are exact up to file headers. Times are bytes or multiplications over a rate; rates are parameters whose defaults
+were measured on a small machine and say so. A step that was never run at full size by us has a lower bound instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+
+from nvlm_trt.checkpoint.layout import expected_tensors
+from nvlm_trt.checkpoint.tensor_spec import TensorSpec
+from nvlm_trt.model.config import NvlmConfig
+from nvlm_trt.pipeline.recipe import Recipe
+from nvlm_trt.plan.weights import ITEM_BYTES, decoder_weights, vision_weight_bytes
+
+__all__ = ["MEASURED", "Rates", "StepCost", "build_costs", "checkpoint_bytes"]
+
+_STREAMING_BYTES = 3_000_000_000
+# Tokens that go through a layer at once while calibrating, and the two wide float32 tensors they have in it.
+_CALIBRATION_BATCH = 2048
+# TensorRT keeps the graph's weights and a little more while it builds to a stream.
+_BUILDER_FACTOR = 1.06
+_ENGINE_HOST_FACTOR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Of the machine that builds."""
+
+    read_bytes_s: float = 0.85e9
+    write_bytes_s: float = 0.7e9
+    convert_bytes_s: float = 0.7e9
+    calibrate_flops: float = 1e11
+    vision_build_bytes_s: float = 1.2e8
+
+    def to_json(self) -> dict[str, float]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+MEASURED: Mapping[str, str] = MappingProxyType(
+    {
+        "read_bytes_s": "reading and hashing a checkpoint's files, cold, one NVMe disk",
+        "write_bytes_s": "writing and syncing large files beside reads, the same disk",
+        "convert_bytes_s": "converting bf16 safetensors to FP8, bytes of input, 2 CPU cores, disk-bound",
+        "calibrate_flops": "float32 multiplications and additions of layer streaming, 2 CPU cores",
+        "vision_build_bytes_s": "a TensorRT-RTX plan of the release's vision graph: 13.4 GB in 112 s, 2 CPU cores",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """``seconds`` is a lower bound where ``at_least``. ``memory_bytes`` is host memory, mapped pages not counted."""
+
+    step: str
+    reads_bytes: int
+    writes_bytes: int
+    memory_bytes: int
+    seconds: float
+    at_least: bool = False
+
+
+def checkpoint_bytes(config: NvlmConfig) -> int:
+    return sum(spec.nbytes for spec in expected_tensors(config).values())
+
+
+def build_costs(config: NvlmConfig, recipe: Recipe, calibration_tokens: int, rates: Rates) -> list[StepCost]:
+    """One entry for each step of the recipe, in the order of the build."""
+    tensors = expected_tensors(config)
+    vision = [spec for name, spec in tensors.items() if not name.startswith("language_model.")]
+    decoder_bytes = sum(spec.nbytes for name, spec in tensors.items() if name.startswith("language_model."))
+    total_bytes = sum(spec.nbytes for spec in tensors.values())
+    vision_bytes = sum(spec.nbytes for spec in vision)
+    plan_bytes = vision_weight_bytes(config, recipe.vision.dtype)
+    side_bytes = _side_bytes(config, vision, recipe.vision.dtype)
+    ranks = decoder_weights(config, recipe.decoder.tp, recipe.decoder.pp, recipe.decoder.quantization)
+    engine_bytes = recipe.decoder.tp * sum(rank.total_bytes for rank in ranks)
+    largest = max(rank.largest_tensor_bytes for rank in ranks)
+    costs = [
+        StepCost("inspect", total_bytes, 0, 0, total_bytes / rates.read_bytes_s),
+        StepCost("vision.onnx", vision_bytes, side_bytes, largest_of(vision), side_bytes / rates.write_bytes_s),
+    ]
+    if recipe.vision.engine != "onnxruntime":
+        memory, seconds = int(_BUILDER_FACTOR * plan_bytes), plan_bytes / rates.vision_build_bytes_s
+        costs.append(StepCost("vision.engine", plan_bytes, plan_bytes, memory, seconds))
+    if recipe.decoder.quantization == "fp8":
+        costs.append(_calibration(config, decoder_bytes, calibration_tokens, rates))
+    memory, seconds = _STREAMING_BYTES + largest, decoder_bytes / rates.convert_bytes_s
+    costs.append(StepCost("decoder.checkpoint", decoder_bytes, engine_bytes, memory, seconds))
+    if recipe.production:
+        memory = _ENGINE_HOST_FACTOR * engine_bytes
+        seconds = engine_bytes / rates.read_bytes_s + engine_bytes / rates.write_bytes_s
+        costs.append(StepCost("decoder.engine", engine_bytes, engine_bytes, memory, seconds, at_least=True))
+    return costs
+
+
+def largest_of(tensors: list[TensorSpec]) -> int:
+    return max(tensor.nbytes for tensor in tensors)
+
+
+def _side_bytes(config: NvlmConfig, tensors: list[TensorSpec], dtype: str) -> int:
+    """Tensors that are stored in another dtype than the graph's, or with dummy heads, are written anew."""
+    vision, item = config.vision, ITEM_BYTES[dtype]
+    width = vision.num_heads * vision.head_dim
+    changed = [tensor for tensor in tensors if tensor.dtype == "F32" or item != 2]
+    return sum(
+        tensor.num_elements * item * width // vision.padded_width if _padded(tensor) else tensor.num_elements * item
+        for tensor in changed
+    )
+
+
+def _padded(tensor: TensorSpec) -> bool:
+    return ".attn." in tensor.name and not tensor.name.endswith(".bias")
+
+
+def _calibration(config: NvlmConfig, decoder_bytes: int, tokens: int, rates: Rates) -> StepCost:
+    decoder = config.decoder
+    linears = decoder.num_layers * (
+        decoder.hidden_size * (decoder.qkv_size + decoder.q_size) + 3 * decoder.hidden_size * decoder.intermediate_size
+    )
+    hidden_states = tokens * decoder.hidden_size * 4
+    working = (
+        decoder.hidden_size * decoder.intermediate_size * 4 + 2 * _CALIBRATION_BATCH * decoder.intermediate_size * 4
+    )
+    seconds = 2 * linears * tokens / rates.calibrate_flops + decoder_bytes / rates.read_bytes_s
+    return StepCost("decoder.calibration", decoder_bytes, 0, hidden_states + working, seconds)
