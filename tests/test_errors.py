@@ -31,7 +31,7 @@ def pieces_of(source: str) -> Iterator[tuple[str, ...]]:
     """The constant parts of each f-string that builds a code."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.JoinedStr) and ast.unparse(node)[1:].strip("'\"").startswith("E-"):
-            yield tuple(part.value for part in node.values if isinstance(part, ast.Constant))
+            yield tuple(str(part.value) for part in node.values if isinstance(part, ast.Constant))
 
 
 def families_read(source: str) -> Iterator[str]:

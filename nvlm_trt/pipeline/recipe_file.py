@@ -37,8 +37,8 @@ def read_draft(name: str) -> RecipeDraft:
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        place = _PLACE.search(str(error))
-        where = f" at {place[1]}" if place else ""
+        found = _PLACE.search(str(error))
+        where = f" at {found[1]}" if found else ""
         raise UsageError("E-RECIPE-SYNTAX", f"{file.name} is not TOML{where}.", "Correct it.") from None
     try:
         draft = RecipeDraft.model_validate(data)
