@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from nvlm_trt.checkpoint.mapped_file import expect_random_reads
 from nvlm_trt.checkpoint.untrusted import shown
 from nvlm_trt.errors import CheckpointError
 
@@ -39,7 +40,7 @@ class Fingerprint:
         try:
             descriptor = os.open(file, os.O_RDONLY)
             try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+                expect_random_reads(descriptor)
                 for offset, nbytes in spans:
                     middle = nbytes // 2
                     self.add(os.pread(descriptor, min(_SAMPLE_BYTES, nbytes), offset))

@@ -7,6 +7,7 @@ therefore says when it is done with a part; the system keeps the bytes in its ow
 from __future__ import annotations
 
 import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ from numpy.typing import NDArray
 from nvlm_trt.checkpoint.untrusted import shown
 from nvlm_trt.errors import CheckpointError
 
-__all__ = ["MappedFile"]
+__all__ = ["MappedFile", "expect_random_reads"]
+
+
+def expect_random_reads(descriptor: int) -> None:
+    """Keep the system from reading ahead in a file of which a few bytes here and there are wanted."""
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
 class MappedFile:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.checkpoint.huggingface import HuggingFaceCheckpoint
+from nvlm_trt.checkpoint.megatron import MegatronCheckpoint
 from nvlm_trt.errors import CheckpointError
 
 __all__ = ["LAYOUTS", "Layout", "open_checkpoint"]
@@ -23,7 +24,9 @@ class Layout:
     open: Callable[[Path], Checkpoint]
 
 
+# Tried in this order: a Megatron-Core folder has the release's config.json too.
 LAYOUTS: tuple[Layout, ...] = (
+    Layout("Megatron-Core", "latest_checkpointed_iteration.txt", MegatronCheckpoint.recognises, MegatronCheckpoint),
     Layout("Hugging Face", "config.json", HuggingFaceCheckpoint.recognises, HuggingFaceCheckpoint),
 )
 

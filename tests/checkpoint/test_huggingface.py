@@ -183,7 +183,7 @@ def truncate(folder: Path) -> None:
 
 # What is wrong: how it comes about, the code, and what the error must say.
 FAULTS: dict[str, tuple[Spoil, str, str]] = {
-    "no config": (remove("config.json"), "E-CKPT-LAYOUT", "it has no config.json"),
+    "no config": (remove("config.json"), "E-CKPT-LAYOUT", "or config.json (Hugging Face)"),
     "config is not JSON": (overwrite("config.json", b"{"), "E-CONFIG-JSON", "config.json is not JSON"),
     "config is a list": (overwrite("config.json", b"[]"), "E-CONFIG-JSON", "not a JSON object"),
     "config gives a key twice": (overwrite("config.json", b'{"a":1,"a":2}'), "E-CONFIG-JSON", "gives a twice"),
@@ -337,4 +337,4 @@ def test_the_fingerprint_tells_models_apart(folder: Path, small_checkpoint: Path
 
 
 def test_layouts_are_registered_by_name():
-    assert [layout.name for layout in LAYOUTS] == ["Hugging Face"]
+    assert [layout.name for layout in LAYOUTS] == ["Megatron-Core", "Hugging Face"]
