@@ -1,22 +1,18 @@
-"""Activation scales by layer streaming: how large what enters each linear gets, over a set of samples.
+"""Activation scales: how large what enters each linear gets, over a set of samples.
 
-Weights tell their own amax; activations only exist while the model runs. So it is run, one layer at a time: all
-samples' hidden states go through a layer, then that layer's weights are let go and the next is mapped. The memory is
-one layer's working set and the hidden states, whatever the number of layers; the checkpoint is read once. The result is
-that of running the whole model on the samples, bit for bit, because the same operations see the same numbers.
-
-Calibration runs in float32 on the unquantised weights. Repeating it gives equal bytes; another number of BLAS threads
-sums in another order and may move the last bits.
+Weights tell their own amax; activations only exist while the model runs. So it is run, one layer at a time, in float32
+on the unquantised weights (see ``layer_stream``). Repeating it on the CPU gives equal bytes with any number of threads
+and whether hidden states wait in memory or on disk; another BLAS, or another kind of processor, may move the last bits.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,22 +20,25 @@ from numpy.typing import NDArray
 
 from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.decoder import fp8
-from nvlm_trt.decoder.layer import LayerWeights, decoder_layer
+from nvlm_trt.decoder.layer import DecoderLayer
+from nvlm_trt.decoder.layer_ops import LayerOps, open_ops
+from nvlm_trt.decoder.layer_stream import stream_layers
+from nvlm_trt.decoder.range_method import RangeMethod
+from nvlm_trt.decoder.sample_source import Samples, as_samples
 from nvlm_trt.errors import ArtefactError, CheckpointError, UsageError
 
-__all__ = ["Calibration", "LayerAmax", "calibrate", "layer_by_layer"]
+__all__ = ["Calibration", "LayerAmax", "calibrate", "calibrate_with"]
 
-_FORMAT = 1
-# Samples are packed until this many tokens: enough to make widening a weight cheap beside multiplying with it, few
-# enough that the MLP's inner activations stay near 0.5 GB at full size (2048 x 29568 float32, twice).
-_BATCH_TOKENS = 2048
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class LayerAmax:
-    """Largest magnitudes in one layer: what enters the linears (fc's input is gate's as well), and what is cached.
+    """Magnitudes in one layer: what enters the linears (fc's input is gate's as well), and what is cached.
 
-    Keys are taken after rotation, as they lie in the cache.
+    Of the linears' inputs it is the magnitude that becomes FP8's largest number, which is the largest seen unless the
+    calibration's method is another. Of keys and values it is always the largest seen; keys are taken after rotation, as
+    they lie in the cache.
     """
 
     qkv: float
@@ -52,12 +51,25 @@ class LayerAmax:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Amax per layer, and which samples they come from: SHA-256 over shapes and values, count, tokens in all."""
+    """Magnitudes per layer, how they were chosen, and which samples they come from.
+
+    ``samples_sha256`` is over shapes and values; ``method`` is the text of a ``RangeMethod``.
+    """
 
     layers: tuple[LayerAmax, ...]
     samples_sha256: str
     num_samples: int
     num_tokens: int
+    method: str = "amax"
+
+    def kv_scale(self, layer: int) -> np.float32:
+        """The multiplier that restores FP8 keys and values of a layer, one for both: amax / 448, but never below 1.
+
+        TensorRT-LLM's exporters raise smaller ones to 1 as well: e4m3 is as fine at small magnitudes as at large ones,
+        so a smaller scale gains nothing but the risk to clip what calibration has not seen.
+        """
+        largest = max(self.layers[layer].k_cache, self.layers[layer].v_cache)
+        return max(fp8.scale_for(np.float32(largest)), np.float32(1))
 
     def to_json(self) -> str:
         """Exact: a float is written with all digits it needs to be read back as it was."""
@@ -72,6 +84,7 @@ class Calibration:
                 raise ValueError
             layers = tuple(LayerAmax(**layer) for layer in data.pop("layers"))
             calibration = cls(layers=layers, **data)
+            RangeMethod.parse(calibration.method)
             amaxes = [getattr(layer, field.name) for layer in layers for field in fields(LayerAmax)]
             counts = (calibration.num_samples, calibration.num_tokens)
             if not (
@@ -80,7 +93,7 @@ class Calibration:
                 and isinstance(calibration.samples_sha256, str)
             ):
                 raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, UsageError):
             raise ArtefactError(
                 "E-ARTEFACT-CALIBRATION",
                 "calibration.json is damaged or of another version.",
@@ -90,68 +103,85 @@ class Calibration:
 
 
 def calibrate(
-    checkpoint: Checkpoint, samples: Sequence[NDArray[np.float32]], progress: Callable[[int, int], None] | None = None
+    checkpoint: Checkpoint,
+    samples: Samples | Sequence[NDArray[np.float32]],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    method: str = "amax",
+    device: str = "cpu",
+    scratch: Path | None = None,
 ) -> Calibration:
     """Run the samples, float32 [tokens, hidden] embedding rows each, through the decoder; ``progress`` counts layers.
 
-    Raises ``UsageError`` E-USAGE-CALIBRATION without samples, ``CheckpointError`` E-CKPT-NAN when a layer's output is
-    not finite.
+    ``method`` is ``amax``, ``mse``, ``percentile`` or ``percentile:99.9``; ``device`` is ``cpu`` or ``cuda``. Hidden
+    states wait in memory, or in files in the folder ``scratch``, where a killed run is also resumed from.
+
+    Raises ``UsageError`` E-USAGE-CALIBRATION without samples, E-USAGE-METHOD and E-USAGE-DEVICE; ``CheckpointError``
+    E-CKPT-NAN when a layer's activations are not finite; ``MissingToolError`` E-TOOL-TORCH and E-TOOL-CUDA;
+    ``BuildError`` E-BUILD-SPACE and E-BUILD-WRITE about the scratch folder.
     """
-    if not samples or any(len(sample) == 0 for sample in samples):
-        raise UsageError(
-            "E-USAGE-CALIBRATION", "There is no calibration sample, or an empty one.", "Give at least one prompt."
-        )
-    total = checkpoint.config.decoder.num_layers
-    layers = []
-    for layer_amax in layer_by_layer(checkpoint, samples):
-        layers.append(layer_amax)
-        if progress:
-            progress(len(layers), total)
-    return Calibration(
-        layers=tuple(layers),
-        samples_sha256=_digest(samples),
-        num_samples=len(samples),
-        num_tokens=sum(len(sample) for sample in samples),
+    chosen = RangeMethod.parse(method)
+    with open_ops(device) as ops:
+        return calibrate_with(ops, checkpoint, as_samples(samples), chosen, device, scratch, progress)
+
+
+def calibrate_with(
+    ops: LayerOps,
+    checkpoint: Checkpoint,
+    samples: Samples,
+    method: RangeMethod,
+    device: str = "cpu",
+    scratch: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """``calibrate`` on arithmetic that is already open; ``device`` only says which it is."""
+    stream = stream_layers(
+        checkpoint,
+        samples,
+        ops,
+        lambda number, layer: _Ranges(number, layer, method),
+        name="calibration",
+        depends_on=(str(method), device),
+        scratch=scratch,
+        progress=progress,
     )
+    with stream as streamed:
+        return Calibration(
+            layers=tuple(LayerAmax(**result) for result in streamed.results),
+            samples_sha256=streamed.samples_sha256,
+            num_samples=len(samples),
+            num_tokens=sum(samples.lengths),
+            method=str(method),
+        )
 
 
-def layer_by_layer(checkpoint: Checkpoint, samples: Sequence[NDArray[np.float32]]) -> Iterator[LayerAmax]:
-    """One ``LayerAmax`` after the other. Between two of them nothing but the hidden states is held."""
-    config = checkpoint.config.decoder
-    batches = [(np.concatenate(group), [len(sample) for sample in group]) for group in _packed(samples)]
-    for layer in range(config.num_layers):
-        weights = LayerWeights.read(checkpoint, layer)
-        largest = {field.name: 0.0 for field in fields(LayerAmax)}
+class _Ranges:
+    """``LayerWork``: the magnitudes of one layer's activations."""
 
-        def observe(name: str, values: NDArray[np.float32], largest: dict[str, float] = largest) -> None:
-            # Not max(): it would lose a NaN, depending on the order of its arguments.
-            largest[name] = float(np.maximum(largest[name], fp8.amax(values)))
+    def __init__(self, number: int, layer: DecoderLayer, method: RangeMethod) -> None:
+        self._number = number
+        self._layer = layer
+        self._method = method
+        self._amax = {field.name: 0.0 for field in fields(LayerAmax)}
+        self._histograms: dict[str, NDArray[np.int64]] = {}
 
-        for index, (hidden, lengths) in enumerate(batches):
-            batches[index] = decoder_layer(hidden, lengths, weights, config, observe), lengths
-        if not all(math.isfinite(amax) for amax in largest.values()):
+    def run(self, hidden: Any, lengths: Sequence[int]) -> Any:
+        return self._layer.run(hidden, lengths, self._observe)
+
+    def result(self) -> dict[str, float]:
+        if not all(math.isfinite(amax) for amax in self._amax.values()):
             raise CheckpointError(
                 "E-CKPT-NAN",
-                f"Layer {layer} of the decoder computes values that are not finite numbers.",
+                f"Layer {self._number} of the decoder computes values that are not finite numbers.",
                 "Check the checkpoint's weights: nvlm-trt inspect.",
             )
-        yield LayerAmax(**largest)
+        return {name: self._method.choose(amax, self._histograms.get(name)) for name, amax in self._amax.items()}
 
-
-def _packed(samples: Sequence[NDArray[np.float32]]) -> Iterator[list[NDArray[np.float32]]]:
-    """Neighbouring samples together while they fit; one that is longer than a batch stays whole and alone."""
-    group: list[NDArray[np.float32]] = []
-    for sample in samples:
-        if group and sum(map(len, group)) + len(sample) > _BATCH_TOKENS:
-            yield group
-            group = []
-        group.append(sample)
-    yield group
-
-
-def _digest(samples: Sequence[NDArray[Any]]) -> str:
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(f"{sample.shape}".encode())
-        digest.update(np.ascontiguousarray(sample, "<f4").tobytes())
-    return digest.hexdigest()
+    def _observe(self, name: str, values: Any) -> None:
+        if name not in self._amax:
+            return
+        # Not max(): it would lose a NaN, depending on the order of its arguments.
+        self._amax[name] = float(np.maximum(self._amax[name], self._layer.ops.amax(values)))
+        if self._method.needs_histogram and not name.endswith("_cache"):
+            counts = self._layer.ops.histogram(values)
+            self._histograms[name] = self._histograms.get(name, 0) + counts

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,10 +17,14 @@ from numpy.typing import NDArray
 
 from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.checkpoint.registry import open_checkpoint
-from nvlm_trt.decoder import calibration as calibration_module
-from nvlm_trt.decoder.calibration import Calibration, LayerAmax, calibrate, layer_by_layer
-from nvlm_trt.decoder.layer import LayerWeights, decoder_layer
-from nvlm_trt.errors import ArtefactError, CheckpointError, UsageError
+from nvlm_trt.decoder import layer_stream
+from nvlm_trt.decoder.calibration import Calibration, LayerAmax, calibrate, calibrate_with
+from nvlm_trt.decoder.layer import DecoderLayer, LayerWeights
+from nvlm_trt.decoder.numpy_ops import NumpyOps
+from nvlm_trt.decoder.range_method import RangeMethod
+from nvlm_trt.decoder.sample_source import ArraySamples
+from nvlm_trt.errors import ArtefactError, CheckpointError, MissingToolError, UsageError
+from nvlm_trt.reference.layer_ops import TorchOps
 from tests.decoder.qwen2 import build_qwen2, random_samples
 
 LENGTHS = (1, 7, 300, 64)  # 300 is more than one block of queries
@@ -32,6 +37,9 @@ calibrations = st.builds(
     samples_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
     num_samples=st.integers(1, 1000),
     num_tokens=st.integers(1, 10**6),
+    method=st.one_of(
+        st.sampled_from(["amax", "mse"]), st.floats(50, 100).map(lambda percentile: f"percentile:{percentile!r}")
+    ),
 )
 
 
@@ -78,31 +86,91 @@ def test_amaxes_are_those_of_the_reference_decoder(checkpoint: Checkpoint, sampl
         assert dataclasses.asdict(layer) == pytest.approx(reference, rel=1e-5)
 
 
-def test_streaming_by_layer_equals_running_the_whole_model_sample_by_sample(
+def test_streaming_by_layer_equals_running_the_whole_model_in_memory(
     checkpoint: Checkpoint, samples: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration_module, "_BATCH_TOKENS", 1)  # so that both sides multiply the same shapes
+    monkeypatch.setattr(layer_stream, "_BATCH_TOKENS", 310)
     config = checkpoint.config.decoder
-    weights = [LayerWeights.read(checkpoint, layer) for layer in range(config.num_layers)]
-    whole = [dict.fromkeys(dataclasses.asdict(LayerAmax(0, 0, 0, 0, 0, 0)), 0.0) for _ in weights]
-    for hidden in samples:
-        for layer, largest in zip(weights, whole, strict=True):
+    largest = [dict.fromkeys(dataclasses.asdict(LayerAmax(0, 0, 0, 0, 0, 0)), 0.0) for _ in range(config.num_layers)]
+    with NumpyOps() as ops:
+        weights = (LayerWeights.read(checkpoint, number, ops.put) for number in range(config.num_layers))
+        layers = [DecoderLayer(ops, config, own) for own in weights]
+        for batch in (samples[:3], samples[3:]):
+            hidden = np.concatenate(batch)
+            for layer, own in zip(layers, largest, strict=True):
 
-            def observe(name: str, values: Any, largest: dict[str, float] = largest) -> None:
-                largest[name] = max(largest[name], float(np.abs(values).max()))
+                def observe(name: str, values: Any, own: dict[str, float] = own) -> None:
+                    own[name] = max(own.get(name, 0.0), float(np.abs(values).max()))
 
-            hidden = decoder_layer(hidden, [len(hidden)], layer, config, observe)
-    assert calibrate(checkpoint, samples).layers == tuple(LayerAmax(**largest) for largest in whole)
+                hidden = layer.run(hidden, [len(sample) for sample in batch], observe)
+    for own in largest:
+        del own["query"]
+    assert calibrate(checkpoint, samples).layers == tuple(LayerAmax(**own) for own in largest)
 
 
 def test_packing_samples_changes_nothing_but_rounding(
     checkpoint: Checkpoint, samples: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = calibrate(checkpoint, samples)
-    monkeypatch.setattr(calibration_module, "_BATCH_TOKENS", 1)
+    monkeypatch.setattr(layer_stream, "_BATCH_TOKENS", 1)
     alone = calibrate(checkpoint, samples)
     for one, other in zip(packed.layers, alone.layers, strict=True):
         assert dataclasses.asdict(one) == pytest.approx(dataclasses.asdict(other), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["amax", "percentile", "mse"])
+def test_the_number_of_threads_changes_no_bit(
+    checkpoint: Checkpoint, samples: list[NDArray[np.float32]], method: str
+) -> None:
+    results = []
+    for threads in (1, 2, 5):
+        with NumpyOps(threads) as ops:
+            results.append(calibrate_with(ops, checkpoint, ArraySamples(samples), RangeMethod.parse(method)))
+    assert results[0] == results[1] == results[2]
+
+
+def test_whatever_blas_is_told_outside_changes_no_bit(
+    checkpoint: Checkpoint, samples: list[NDArray[np.float32]]
+) -> None:
+    results = []
+    for threads in (1, 2):
+        with threadpoolctl.threadpool_limits(threads, "blas"):
+            results.append(calibrate(checkpoint, samples))
+    assert results[0] == results[1]
+
+
+def test_torch_finds_the_same_up_to_rounding(checkpoint: Checkpoint, samples: list[NDArray[np.float32]]) -> None:
+    for method in ("amax", "percentile", "mse"):
+        ours = calibrate(checkpoint, samples, method=method)
+        with TorchOps("cpu") as ops:
+            theirs = calibrate_with(ops, checkpoint, ArraySamples(samples), RangeMethod.parse(method))
+        for one, other in zip(ours.layers, theirs.layers, strict=True):
+            # A histogram's code is 1/128 wide: a value on its border may fall to either side.
+            tolerance = 2e-5 if method == "amax" else 0.05
+            assert dataclasses.asdict(one) == pytest.approx(dataclasses.asdict(other), rel=tolerance)
+
+
+def test_methods_choose_smaller_ranges_for_inputs_and_leave_the_cache_alone(
+    checkpoint: Checkpoint, samples: list[NDArray[np.float32]]
+) -> None:
+    amax = calibrate(checkpoint, samples)
+    percentile = calibrate(checkpoint, samples, method="percentile:99")
+    mse = calibrate(checkpoint, samples, method="mse")
+    assert (amax.method, percentile.method, mse.method) == ("amax", "percentile:99.0", "mse")
+    for own, clipped, least in zip(amax.layers, percentile.layers, mse.layers, strict=True):
+        assert (own.k_cache, own.v_cache) == (clipped.k_cache, clipped.v_cache) == (least.k_cache, least.v_cache)
+        for name in ("qkv", "dense", "fc", "proj"):
+            assert 0 < getattr(clipped, name) < getattr(own, name)
+            assert 0 < getattr(least, name) <= getattr(own, name)
+
+
+@pytest.mark.parametrize(("largest", "scale"), [(0.0, 1.0), (100.0, 1.0), (448.0, 1.0), (896.0, 2.0)])
+@pytest.mark.parametrize("of_keys", [True, False])
+def test_the_cache_scale_never_falls_below_one(largest: float, scale: float, of_keys: bool) -> None:
+    cached = (largest, 1.0) if of_keys else (1.0, largest)
+    found = Calibration((LayerAmax(1.0, 1.0, 1.0, 1.0, *cached),), "00", 1, 1).kv_scale(0)
+    assert found == np.float32(scale)
+    assert found.dtype == np.float32
 
 
 def test_calibrating_twice_gives_equal_results_and_counts_layers(
@@ -114,10 +182,6 @@ def test_calibrating_twice_gives_equal_results_and_counts_layers(
     num_layers = checkpoint.config.decoder.num_layers
     assert calls == [(done, num_layers) for done in range(1, num_layers + 1)]
     assert (first.num_samples, first.num_tokens) == (len(LENGTHS), sum(LENGTHS))
-
-
-def test_one_layer_is_computed_when_it_is_asked_for(checkpoint: Checkpoint, samples: list[NDArray[np.float32]]) -> None:
-    assert next(layer_by_layer(checkpoint, samples)) == calibrate(checkpoint, samples).layers[0]
 
 
 def test_the_digest_tells_samples_apart(checkpoint: Checkpoint, samples: list[NDArray[np.float32]]) -> None:
@@ -150,7 +214,7 @@ def _valid() -> dict[str, Any]:
         "[]",
         "null",
         "{}",
-        json.dumps({**_valid(), "format": 2}),
+        json.dumps({**_valid(), "format": 1}),
         json.dumps({**_valid(), "extra": 1}),
         json.dumps({**_valid(), "layers": [{"qkv": 1.0}]}),
         json.dumps({**_valid(), "layers": [{**_valid()["layers"][0], "qkv": "1"}]}),
@@ -158,6 +222,8 @@ def _valid() -> dict[str, Any]:
         json.dumps({**_valid(), "layers": [{**_valid()["layers"][0], "qkv": float("nan")}]}),
         json.dumps({**_valid(), "num_tokens": "many"}),
         json.dumps({**_valid(), "samples_sha256": None}),
+        json.dumps({**_valid(), "method": "entropy"}),
+        json.dumps({**_valid(), "method": None}),
     ],
 )
 def test_a_damaged_file_is_refused(text: str) -> None:
@@ -175,6 +241,25 @@ def test_nothing_to_calibrate_on_is_refused(checkpoint: Checkpoint, count: int) 
 
 
 def test_activations_that_overflow_are_refused(checkpoint: Checkpoint, samples: list[NDArray[np.float32]]) -> None:
-    with pytest.raises(CheckpointError, match="Layer 0") as caught, np.errstate(all="ignore"):
+    with pytest.raises(CheckpointError, match="Layer 0") as caught:
         calibrate(checkpoint, [*samples, np.full((3, samples[0].shape[1]), np.nan, np.float32)])
     assert caught.value.code == "E-CKPT-NAN"
+
+
+@pytest.mark.parametrize("method", ["", "max", "amax:1", "percentile:", "percentile:x", "percentile:101", "mse:2"])
+def test_an_unknown_method_is_refused(checkpoint: Checkpoint, method: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        calibrate(checkpoint, [np.ones((1, 256), np.float32)], method=method)
+    assert caught.value.code == "E-USAGE-METHOD"
+
+
+def test_an_unknown_device_and_one_that_is_not_there_are_refused(
+    checkpoint: Checkpoint, samples: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError) as unknown:
+        calibrate(checkpoint, samples, device="tpu")
+    assert unknown.value.code == "E-USAGE-DEVICE"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingToolError) as missing:
+        calibrate(checkpoint, samples, device="cuda")
+    assert missing.value.code == "E-TOOL-CUDA"
