@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from nvlm_trt.errors import BuildError
 
-__all__ = ["sync_folder", "writing"]
+__all__ = ["partial_path", "publish", "sync_folder", "write_beside", "writing"]
 
 
 @contextmanager
@@ -33,3 +33,29 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file lies while it is made."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def write_beside(path: Path, text: str) -> None:
+    """Write the file beside its place, and to disk."""
+    with writing(path.name), partial_path(path).open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def publish(paths: Sequence[Path]) -> None:
+    """Let the finished files of one folder appear under their names.
+
+    The last one is the one that says that all are there: its old version goes first, and it comes last.
+    """
+    marker = paths[-1]
+    with writing(marker.name):
+        marker.unlink(missing_ok=True)
+        for path in paths:
+            partial_path(path).replace(path)
+        sync_folder(marker.parent)

@@ -17,14 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nvlm_trt.checkpoint.disk import sync_folder, writing
+from nvlm_trt.checkpoint.disk import partial_path, sync_folder, writing
 from nvlm_trt.checkpoint.safetensors_header import render_header
 from nvlm_trt.checkpoint.tensor_spec import DTYPES, TensorSpec
 
-__all__ = ["Produce", "TensorSpec", "write_safetensors"]
+__all__ = ["Produce", "TensorSpec", "in_file_order", "write_safetensors"]
 
 Produce = Callable[[str], "NDArray[Any] | Iterator[NDArray[Any]]"]
 _RANK = {tag: rank for rank, tag in enumerate(DTYPES)}
+
+
+def in_file_order(entries: Sequence[TensorSpec]) -> list[TensorSpec]:
+    return sorted(entries, key=lambda spec: (-_RANK[spec.dtype], spec.name))
 
 
 def write_safetensors(
@@ -38,10 +42,10 @@ def write_safetensors(
     written. Whatever fails, nothing is left.
     """
     path = Path(path)
-    ordered = sorted(entries, key=lambda spec: (-_RANK[spec.dtype], spec.name))
+    ordered = in_file_order(entries)
     header = render_header(ordered, metadata)
     digest = hashlib.sha256(header)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_path(path)
     try:
         with writing(path.name):
             # Unbuffered: a buffer would try the disk once more on closing, and raise there.

@@ -1,9 +1,10 @@
 """FP8 (e4m3) arithmetic: which byte a weight becomes, and what it is worth afterwards.
 
 One float32 scale per tensor is a multiplier that restores values: ``restored = stored * scale`` with ``scale = amax /
-448``. ``stored`` is the quotient ``value / scale`` in float32, clipped to ±448 and rounded to the nearest e4m3 number,
-ties to even. The quotient must be a division: multiplying by the reciprocal pushes values off a tie, and the bytes
-would no longer be those that TensorRT-LLM's own quantiser writes.
+448``. ``stored`` is the quotient ``value / scale``, clipped to ±448 and rounded to the nearest e4m3 number, ties to
+even. The quotient must be a division: multiplying by the reciprocal pushes values off a tie, and the bytes would no
+longer be those that TensorRT-LLM's own quantiser writes. It is taken in float32; the unified Hugging Face form rounds
+it to the model's dtype first, which moves some 3 % of the bytes by one step (``Quantizer``'s ``quotient_dtype``).
 
 The cast is a table. A weight has 16 bits, so under a given scale there are only 65536 different results: they are
 computed once with the exact formula and looked up, which is ten times as fast as casting value by value and equal by
@@ -22,13 +23,15 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["E4M3_MAX", "amax", "quantize", "restore", "scale_for"]
+__all__ = ["E4M3_MAX", "FLOAT32", "Quantizer", "amax", "quantize", "restore", "scale_for"]
 
 # The largest finite e4m3 number (the "fn" form: no infinities, one NaN per sign).
 E4M3_MAX = np.float32(448)
 
 # 64 Ki elements: codes, look-up indices and bytes of a block stay in a core's second-level cache (measured best).
 _BLOCK = 1 << 16
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOAT32 = np.dtype(np.float32)
 
 
 def amax(values: NDArray[Any]) -> np.float32:
@@ -48,19 +51,44 @@ def scale_for(largest: np.float32) -> np.float32:
     return scale if scale > 0 else np.float32(1)
 
 
+class Quantizer:
+    """Casts to e4m3 under one scale, for tensors that come in pieces: the tables are made once."""
+
+    def __init__(self, scale: np.float32, quotient_dtype: np.dtype[Any] = FLOAT32) -> None:
+        self._scale = np.float32(scale)
+        self._quotient_dtype = quotient_dtype
+        self._tables: dict[np.dtype[Any], NDArray[np.uint8]] = {}
+
+    def __call__(self, values: NDArray[Any], stored: NDArray[Any]) -> None:
+        """Finite bfloat16, float16 or float32 values into ``stored``, e4m3 of the same shape, C-contiguous."""
+        wide = values.dtype == np.float32
+        table = self._table(_BFLOAT16 if wide else values.dtype)
+        bits = values.view(_unsigned(values.dtype))
+        for block, out in zip(_blocks(bits), _blocks(stored.view(np.uint8)), strict=True):
+            if wide and (block & 0xFFFF).any():
+                out[...] = self._cast(block.view(np.float32))
+            else:
+                codes = (block >> 16).astype(np.uint16) if wide else block
+                # "wrap" only skips the bounds check: every code is within the table.
+                np.take(table, codes, out=out, mode="wrap")
+
+    def _table(self, dtype: np.dtype[Any]) -> NDArray[np.uint8]:
+        """The e4m3 byte of each of the 65536 codes of a 16-bit type; nobody asks for those of infinities and NaNs."""
+        if dtype not in self._tables:
+            every = np.arange(1 << 16, dtype=np.uint16).view(dtype).astype(np.float32)
+            self._tables[dtype] = self._cast(np.nan_to_num(every, nan=0.0))
+        return self._tables[dtype]
+
+    def _cast(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+        with np.errstate(over="ignore"):  # a quotient beyond the type's range clips like any other
+            quotient = (values / self._scale).astype(self._quotient_dtype, copy=False).astype(np.float32, copy=False)
+        return np.clip(quotient, -E4M3_MAX, E4M3_MAX).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+
+
 def quantize(values: NDArray[Any], scale: np.float32) -> NDArray[Any]:
     """Finite bfloat16, float16 or float32 values to e4m3 of the same shape, C-contiguous."""
     stored = np.empty(values.shape, ml_dtypes.float8_e4m3fn)
-    wide = values.dtype == np.float32
-    table = _byte_table(np.dtype(ml_dtypes.bfloat16) if wide else values.dtype, scale)
-    bits = values.view(_unsigned(values.dtype))
-    for block, out in zip(_blocks(bits), _blocks(stored.view(np.uint8)), strict=True):
-        if wide and (block & 0xFFFF).any():
-            out[...] = _cast(block.view(np.float32), scale)
-        else:
-            codes = (block >> 16).astype(np.uint16) if wide else block
-            # "wrap" only skips the bounds check: every code is within the table.
-            np.take(table, codes, out=out, mode="wrap")
+    Quantizer(scale)(values, stored)
     return stored
 
 
@@ -68,18 +96,6 @@ def restore(stored: NDArray[Any], scale: np.float32) -> NDArray[np.float32]:
     """e4m3 values times their scale, float32."""
     table = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32) * np.float32(scale)
     return np.take(table, stored.view(np.uint8))
-
-
-def _cast(values: NDArray[np.float32], scale: np.float32) -> NDArray[np.uint8]:
-    with np.errstate(over="ignore"):  # a quotient beyond float32 clips like any other
-        quotient = values / np.float32(scale)
-    return np.clip(quotient, -E4M3_MAX, E4M3_MAX).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
-
-
-def _byte_table(dtype: np.dtype[Any], scale: np.float32) -> NDArray[np.uint8]:
-    """The e4m3 byte of each of the 65536 codes of a 16-bit type; nobody asks for those of infinities and NaNs."""
-    every = np.arange(1 << 16, dtype=np.uint16).view(dtype).astype(np.float32)
-    return _cast(np.nan_to_num(every, nan=0.0), scale)
 
 
 def _unsigned(dtype: np.dtype[Any]) -> np.dtype[Any]:

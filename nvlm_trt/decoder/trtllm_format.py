@@ -18,12 +18,13 @@ fc and gate share one weight scale as well: the engine fuses them, and with diff
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from nvlm_trt import __version__
+from nvlm_trt.decoder.linear_groups import GroupKind, LinearGroup, exclude_modules
+from nvlm_trt.decoder.tensor_rule import Kind, Split, TensorRule
 from nvlm_trt.errors import UsageError
 from nvlm_trt.model.config import DecoderConfig, NvlmConfig
 
@@ -32,11 +33,14 @@ __all__ = [
     "TRTLLM_VERSION",
     "Kind",
     "Mapping",
+    "Precision",
     "Split",
     "TensorRule",
     "checkpoint_json",
     "engine_file_name",
+    "excluded_modules",
     "rank_file_name",
+    "stage_layers",
     "tensor_rules",
 ]
 
@@ -58,19 +62,6 @@ FIXED_BUILD_FLAGS = {
 
 _GEMM_ALIGNMENT = 16  # FP8 GEMMs want both dimensions in multiples of 16 elements
 _PREFIX = "language_model."
-
-
-class Kind(enum.Enum):
-    PLAIN = "plain"  # in the model's dtype
-    WEIGHT = "weight"  # e4m3
-    WEIGHT_SCALE = "weight_scale"  # float32 [1], restores the weight
-    INPUT_SCALE = "input_scale"  # float32 [1], restores the activation that enters the linear
-
-
-class Split(enum.Enum):
-    WHOLE = "whole"
-    ROWS = "rows"
-    COLUMNS = "columns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,35 +100,35 @@ class Mapping:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorRule:
-    """One tensor of a rank's file.
+class Precision:
+    """What is FP8: the linears, but for those in ``excluded``, and the KV cache."""
 
-    ``shape`` is the rank's. ``sources`` are release names, stacked on the first axis after each is split.
-    ``scale_sources`` are the tensors whose common amax gives the weight scale; ``activation`` is (layer, input name) in
-    the calibration.
-    """
+    linears: bool = True
+    kv_cache: bool = False
+    excluded: frozenset[LinearGroup] = frozenset()
 
-    name: str
-    kind: Kind
-    shape: tuple[int, ...]
-    sources: tuple[str, ...] = ()
-    split: Split = Split.WHOLE
-    scale_sources: tuple[str, ...] = ()
-    activation: tuple[int, str] | None = None
+    def quantizes(self, group: LinearGroup) -> bool:
+        return self.linears and group not in self.excluded
 
 
-def tensor_rules(decoder: DecoderConfig, mapping: Mapping, stage: int = 0) -> list[TensorRule]:
-    """Every tensor in the file of any rank of one pipeline stage: ranks of a tensor group hold the same shapes."""
-    per_stage, longer = divmod(decoder.num_layers, mapping.pp)
+def stage_layers(decoder: DecoderConfig, pp: int, stage: int) -> range:
+    """The decoder layers of one pipeline stage: the first stages get one more where they cannot be equal."""
+    per_stage, longer = divmod(decoder.num_layers, pp)
     first = stage * per_stage + min(stage, longer)
-    layers = range(first, first + per_stage + (stage < longer))
+    return range(first, first + per_stage + (stage < longer))
+
+
+def tensor_rules(
+    decoder: DecoderConfig, mapping: Mapping, stage: int = 0, precision: Precision = Precision()
+) -> list[TensorRule]:
+    """Every tensor in the file of any rank of one pipeline stage: ranks of a tensor group hold the same shapes."""
     hidden, vocab = decoder.hidden_size, decoder.vocab_size
     rules: list[TensorRule] = []
     if stage == 0:
         source = (f"{_PREFIX}model.embed_tokens.weight",)
         rules.append(TensorRule("transformer.vocab_embedding.weight", Kind.PLAIN, (vocab, hidden), source))
-    for index, layer in enumerate(layers):
-        rules.extend(_layer_rules(decoder, mapping.tp, layer, f"transformer.layers.{index}."))
+    for index, layer in enumerate(stage_layers(decoder, mapping.pp, stage)):
+        rules.extend(_layer_rules(decoder, mapping.tp, layer, f"transformer.layers.{index}.", precision))
     if stage == mapping.pp - 1:
         rules.append(TensorRule("transformer.ln_f.weight", Kind.PLAIN, (hidden,), (f"{_PREFIX}model.norm.weight",)))
         head = (f"{_PREFIX}lm_head.weight",)
@@ -145,7 +136,7 @@ def tensor_rules(decoder: DecoderConfig, mapping: Mapping, stage: int = 0) -> li
     return rules
 
 
-def _layer_rules(decoder: DecoderConfig, tp: int, layer: int, out: str) -> Iterator[TensorRule]:
+def _layer_rules(decoder: DecoderConfig, tp: int, layer: int, out: str, precision: Precision) -> Iterator[TensorRule]:
     source = f"{_PREFIX}model.layers.{layer}."
     hidden, inner, qkv = decoder.hidden_size, decoder.intermediate_size, decoder.qkv_size
     q_k_v = [f"{source}self_attn.{name}_proj." for name in "qkv"]
@@ -154,32 +145,73 @@ def _layer_rules(decoder: DecoderConfig, tp: int, layer: int, out: str) -> Itera
     def plain(name: str, shape: tuple[int, ...], sources: list[str], split: Split = Split.WHOLE) -> TensorRule:
         return TensorRule(out + name, Kind.PLAIN, shape, tuple(sources), split)
 
+    def scale(name: str, kind: Kind, *amaxes: str) -> TensorRule:
+        return TensorRule(out + name, kind, (1,), activation=(layer, amaxes))
+
     def linear(
-        name: str, shape: tuple[int, int], sources: list[str], split: Split, entering: str, scale_of: list[str]
+        name: str, shape: tuple[int, int], sources: list[str], split: Split, group: GroupKind, scale_of: list[str]
     ) -> Iterator[TensorRule]:
-        scale_sources = tuple(scale_of)
-        yield TensorRule(f"{out}{name}.weight", Kind.WEIGHT, shape, tuple(sources), split, scale_sources)
-        yield TensorRule(f"{out}{name}.weights_scaling_factor", Kind.WEIGHT_SCALE, (1,), scale_sources=scale_sources)
-        yield TensorRule(f"{out}{name}.activation_scaling_factor", Kind.INPUT_SCALE, (1,), activation=(layer, entering))
+        if not precision.quantizes(LinearGroup(layer, group)):
+            yield plain(f"{name}.weight", shape, sources, split)
+            return
+        common = tuple(scale_of)
+        yield TensorRule(f"{out}{name}.weight", Kind.WEIGHT, shape, tuple(sources), split, common)
+        yield TensorRule(f"{out}{name}.weights_scaling_factor", Kind.WEIGHT_SCALE, (1,), scale_sources=common)
+        yield scale(f"{name}.activation_scaling_factor", Kind.INPUT_SCALE, group.value)
 
     weights = [part + "weight" for part in q_k_v]
     output, down = [f"{source}self_attn.o_proj.weight"], [f"{source}mlp.down_proj.weight"]
     yield plain("input_layernorm.weight", (hidden,), [f"{source}input_layernorm.weight"])
-    yield from linear("attention.qkv", (qkv // tp, hidden), weights, Split.ROWS, "qkv", weights)
+    yield from linear("attention.qkv", (qkv // tp, hidden), weights, Split.ROWS, GroupKind.QKV, weights)
     yield plain("attention.qkv.bias", (qkv // tp,), [part + "bias" for part in q_k_v], Split.ROWS)
-    yield from linear("attention.dense", (hidden, decoder.q_size // tp), output, Split.COLUMNS, "dense", output)
+    if precision.kv_cache:
+        yield scale("attention.kv_cache_scaling_factor", Kind.CACHE_SCALE, "k_cache", "v_cache")
+    yield from linear("attention.dense", (hidden, decoder.q_size // tp), output, Split.COLUMNS, GroupKind.DENSE, output)
     yield plain("post_layernorm.weight", (hidden,), [f"{source}post_attention_layernorm.weight"])
-    yield from linear("mlp.fc", (inner // tp, hidden), [gate], Split.ROWS, "fc", [gate, up])
-    yield from linear("mlp.gate", (inner // tp, hidden), [up], Split.ROWS, "fc", [gate, up])
-    yield from linear("mlp.proj", (hidden, inner // tp), down, Split.COLUMNS, "proj", down)
+    yield from linear("mlp.fc", (inner // tp, hidden), [gate], Split.ROWS, GroupKind.FC, [gate, up])
+    yield from linear("mlp.gate", (inner // tp, hidden), [up], Split.ROWS, GroupKind.FC, [gate, up])
+    yield from linear("mlp.proj", (hidden, inner // tp), down, Split.COLUMNS, GroupKind.PROJ, down)
 
 
-def checkpoint_json(config: NvlmConfig, mapping: Mapping) -> dict[str, Any]:
+def excluded_modules(decoder: DecoderConfig, mapping: Mapping, precision: Precision) -> list[str] | None:
+    """The checkpoint's ``exclude_modules``; None where nothing is quantised.
+
+    Names are spelt out: when the engine's builder fuses fc and gate it looks for fc's full name in this list, and a
+    glob, which matches everywhere else, would not be found. Each pipeline stage counts its layers from zero but all
+    read this one list, so an exclusion must hold at the same place of every stage.
+
+    Raises ``UsageError`` E-RECIPE-EXCLUDE where it does not.
+    """
+    if not precision.linears:
+        return None
+    stages = [stage_layers(decoder, mapping.pp, stage) for stage in range(mapping.pp)]
+    local = {
+        LinearGroup(group.layer - layers[0], group.kind)
+        for group in precision.excluded
+        for layers in stages
+        if group.layer in layers
+    }
+    for group in sorted(local, key=lambda group: (group.layer, group.kind.value)):
+        for layers in stages:
+            struck = LinearGroup(layers[0] + group.layer, group.kind)
+            if struck.layer in layers and struck not in precision.excluded:
+                raise UsageError(
+                    "E-RECIPE-EXCLUDE",
+                    f"With pp = {mapping.pp} each stage counts its layers from zero, and excluding "
+                    f"{group.modules[0]} in one stage would exclude {struck.modules[0]} as well.",
+                    "Exclude it too, or use pp = 1.",
+                )
+    return exclude_modules(local)
+
+
+def checkpoint_json(config: NvlmConfig, mapping: Mapping, precision: Precision = Precision()) -> dict[str, Any]:
     """The checkpoint's config.json.
 
     ``qwen_type`` and ``seq_length`` are read by the model without a default (8192 is what the upstream converter falls
     back to; only logn attention, which is off, looks at it). ``exclude_modules`` is explicit because null means a
-    built-in list.
+    built-in list; without quantisation there is nothing to exclude from.
+
+    Raises ``UsageError`` E-RECIPE-EXCLUDE for exclusions that ``mapping`` does not allow.
     """
     decoder = config.decoder
     return {
@@ -209,7 +241,11 @@ def checkpoint_json(config: NvlmConfig, mapping: Mapping) -> dict[str, Any]:
         "use_parallel_embedding": False,
         "embedding_sharding_dim": 0,
         "mapping": {"world_size": mapping.world_size, "tp_size": mapping.tp, "pp_size": mapping.pp},
-        "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": None, "exclude_modules": ["lm_head"]},
+        "quantization": {
+            "quant_algo": "FP8" if precision.linears else None,
+            "kv_cache_quant_algo": "FP8" if precision.kv_cache else None,
+            "exclude_modules": excluded_modules(decoder, mapping, precision),
+        },
         "producer": {"name": "nvlm-trt", "version": __version__},
     }
 

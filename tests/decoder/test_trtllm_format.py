@@ -113,8 +113,8 @@ def test_fused_linears_share_a_weight_scale_and_an_input_scale() -> None:
         f"language_model.model.layers.79.mlp.{name}_proj.weight" for name in ("gate", "up")
     }
     assert len(rules[f"{layer}attention.qkv.weights_scaling_factor"].scale_sources) == 3
-    assert rules[f"{layer}mlp.gate.activation_scaling_factor"].activation == (79, "fc")
-    assert rules[f"{layer}mlp.fc.activation_scaling_factor"].activation == (79, "fc")
+    assert rules[f"{layer}mlp.gate.activation_scaling_factor"].activation == (79, ("fc",))
+    assert rules[f"{layer}mlp.fc.activation_scaling_factor"].activation == (79, ("fc",))
 
 
 @pytest.mark.parametrize("pp", [1, 2, 3, 4, 80])
