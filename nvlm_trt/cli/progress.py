@@ -6,7 +6,16 @@ import contextlib
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from nvlm_trt.cli.output import shown_bytes
@@ -24,7 +33,10 @@ def build_reporter(*, quiet: bool) -> Iterator[Reporter]:
     elif not console.is_terminal:
         yield _Lines(console)
     else:
-        columns = (TextColumn("{task.description}"), BarColumn(20), _Rate(), _Memory(), TimeRemainingColumn())
+        columns = (
+            *(TextColumn("{task.description}"), BarColumn(20), _Rate(), _Memory()),
+            *(TimeElapsedColumn(), TimeRemainingColumn()),
+        )
         with Progress(*columns, console=console, transient=True) as progress:
             yield _Live(console, progress)
 

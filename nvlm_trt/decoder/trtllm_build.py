@@ -1,96 +1,116 @@
-"""Runs ``trtllm-build`` where it is installed, and checks what it leaves.
+"""Runs ``trtllm-build`` where it is installed: checks before, progress on the way, the log kept, checks after.
 
-The engine folder appears under its name only when it is whole: the tool writes into a folder beside it. What the tool
-says goes to a log file next to the folder, for people; errors here only say how it ended and name that file.
+The engine folder appears under its name only when it is whole: the tool writes into a folder beside it. Its words go
+to a log file next to the folder, for people; errors are ours and name that file. The tool dies with this process, also
+when that is killed, so that no half of a build goes on alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from nvlm_trt.decoder.build_command import prompt_table_rows, trtllm_build_command
-from nvlm_trt.decoder.trtllm_format import TRTLLM_VERSION, engine_file_name
-from nvlm_trt.errors import ArtefactError, BuildError, MissingToolError
+from nvlm_trt.decoder.build_command import trtllm_build_command
+from nvlm_trt.decoder.engine_check import check_engines
+from nvlm_trt.decoder.trtllm_log import STAGES_PER_RANK, LogReader, failure
+from nvlm_trt.decoder.trtllm_preflight import check_before_build, check_version, rank_sizes
+from nvlm_trt.decoder.trtllm_tool import find_trtllm
 from nvlm_trt.model.config import NvlmConfig
+from nvlm_trt.pipeline.machine import Gpu
 from nvlm_trt.pipeline.recipe import Recipe
 
-__all__ = ["check_engines", "run_trtllm_build"]
+__all__ = ["BUILT_ON", "LOG_NAME", "run_trtllm_build"]
 
 LOG_NAME = "trtllm-build.log"
+BUILT_ON = "built_on.json"
+_TIED_EXEC = Path(__file__).parents[1] / "tied_exec.py"
+_STOP_S = 10
 
 
-def run_trtllm_build(recipe: Recipe, config: NvlmConfig, checkpoint_dir: Path, engine_dir: Path) -> None:
-    """Build the decoder's engines; blocks until the tool ends.
+def run_trtllm_build(
+    recipe: Recipe,
+    config: NvlmConfig,
+    checkpoint_dir: Path,
+    engine_dir: Path,
+    *,
+    gpus: Sequence[Gpu],
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Build the decoder's engines; blocks until the tool ends. ``progress`` counts stages: three for each rank.
 
-    Raises ``MissingToolError`` E-TOOL-TRTLLM where there is no ``trtllm-build``, ``BuildError`` E-BUILD-TRTLLM when it
-    fails, ``ArtefactError`` E-ENGINE-INCOMPLETE or E-ENGINE-CONFIG when what it left is not what was asked for.
+    Raises ``MissingToolError`` E-TOOL-TRTLLM; ``BuildError`` E-BUILD-VERSION, E-BUILD-GPU, E-BUILD-SPACE before it
+    starts, and these or E-BUILD-GPU-MEMORY, E-BUILD-MEMORY, E-BUILD-TRTLLM when it fails; ``ArtefactError``
+    E-ENGINE-INCOMPLETE or E-ENGINE-CONFIG when what it left is not what was asked for.
     """
-    tool = shutil.which("trtllm-build")
-    if tool is None:
-        image = recipe.container.image if recipe.container else f"a container with TensorRT-LLM {TRTLLM_VERSION}"
-        raise MissingToolError(
-            "E-TOOL-TRTLLM",
-            "trtllm-build is not installed on this machine.",
-            f"Run this step inside {image}.",
-        )
+    tool = find_trtllm(recipe)
+    engine_dir.parent.mkdir(parents=True, exist_ok=True)
+    check_before_build(recipe, tool, gpus, checkpoint_dir, engine_dir.parent)
     partial = engine_dir.with_name(engine_dir.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    command = [tool, *trtllm_build_command(recipe, config, checkpoint_dir.absolute(), partial.absolute())[1:]]
+    partial.mkdir()
+    command = [tool.path, *trtllm_build_command(recipe, config, checkpoint_dir.absolute(), partial.absolute())[1:]]
     try:
-        with (engine_dir.parent / LOG_NAME).open("wb") as log:
-            # Run in the folder, because the tool leaves its timing cache in the working directory.
-            status = subprocess.run(
-                command, cwd=partial, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False
-            ).returncode
+        reader, total = LogReader(), STAGES_PER_RANK * recipe.decoder.world_size
+        with _started(command, partial) as process, (engine_dir.parent / LOG_NAME).open("wb") as log:
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                seen = reader.stages
+                reader.line(line.decode("utf-8", "replace").rstrip())
+                if reader.version is not None:
+                    check_version(reader.version)
+                if progress and reader.stages > seen:
+                    progress(min(reader.stages, total), total)
+            status = process.wait()
         if status:
-            raise BuildError("E-BUILD-TRTLLM", f"trtllm-build {_ending(status)}.", f"See {LOG_NAME} beside the engine.")
-        check_engines(partial, recipe, config)
+            raise failure(status, reader.tail, LOG_NAME)
+        check_engines(partial, recipe, config, rank_sizes(recipe, checkpoint_dir))
+        built_on = {"gpu": gpus[0].name, "compute_capability": gpus[0].compute_capability}
+        (partial / BUILT_ON).write_text(json.dumps(built_on, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         _replace_folder(engine_dir, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_engines(engine_dir: Path, recipe: Recipe, config: NvlmConfig) -> None:
-    """That there is one engine per rank, built for this model and with this recipe's sizes.
+@contextlib.contextmanager
+def _started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """In a session of its own, so that what it starts can be stopped with it.
 
-    Raises ``ArtefactError``: E-ENGINE-INCOMPLETE when a file is missing, empty or not readable, E-ENGINE-CONFIG when
-    config.json says something else than the recipe.
+    In ``folder``, because the tool leaves its timing cache in the working directory.
     """
-    missing = [name for name in map(engine_file_name, range(recipe.decoder.tp)) if not _has_bytes(engine_dir / name)]
-    built = _read_json(engine_dir / "config.json")
-    if missing or built is None:
-        raise ArtefactError(
-            "E-ENGINE-INCOMPLETE",
-            f"The decoder engine lacks {', '.join(missing) or 'a readable config.json'}.",
-            "Run the step decoder.engine again.",
-        )
-    wanted = {
-        "pretrained_config.architecture": "Qwen2ForCausalLM",
-        "pretrained_config.dtype": config.dtype,
-        "pretrained_config.vocab_size": config.decoder.vocab_size,
-        "pretrained_config.mapping.tp_size": recipe.decoder.tp,
-        "build_config.max_batch_size": recipe.decoder.max_batch_size,
-        "build_config.max_seq_len": recipe.decoder.max_seq_len,
-        # The tool lowers this one to what the batch can hold.
-        "build_config.max_num_tokens": min(
-            recipe.decoder.max_num_tokens, recipe.decoder.max_seq_len * recipe.decoder.max_batch_size
-        ),
-        "build_config.max_prompt_embedding_table_size": prompt_table_rows(recipe, config),
-    }
-    for key, value in wanted.items():
-        seen = _look_up(built, key)
-        if seen != value:
-            raise ArtefactError(
-                "E-ENGINE-CONFIG",
-                f"The decoder engine's config.json has {key} = {seen!r}; the recipe wants {value!r}.",
-                "Run the step decoder.engine again.",
-            )
+    tied = [sys.executable, str(_TIED_EXEC), str(os.getpid()), *command]
+    process = subprocess.Popen(
+        tied,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            _stop(process)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_S)
+            return
 
 
 def _replace_folder(folder: Path, by: Path) -> None:
@@ -101,27 +121,3 @@ def _replace_folder(folder: Path, by: Path) -> None:
         folder.rename(old)
     by.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _ending(status: int) -> str:
-    if status > 0:
-        return f"failed with exit status {status}"
-    killed = f"was killed by signal {signal.Signals(-status).name}"
-    return f"{killed}, most often because memory ran out" if status == -signal.SIGKILL else killed
-
-
-def _has_bytes(file: Path) -> bool:
-    return file.is_file() and file.stat().st_size > 0
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _look_up(data: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        data = data.get(key) if isinstance(data, dict) else None
-    return data

@@ -24,7 +24,7 @@ from nvlm_trt.errors import ServerError
 __all__ = ["Address", "TritonProcess"]
 
 _SHARED_MEMORY = Path("/dev/shm")
-_TIED_EXEC = Path(__file__).with_name("tied_exec.py")
+_TIED_EXEC = Path(__file__).parents[1] / "tied_exec.py"
 _EXIT_TIMEOUT_S = 4
 
 

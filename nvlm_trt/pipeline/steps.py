@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.pipeline.container import DEPLOYMENT
-from nvlm_trt.pipeline.machine import lacking_tensorrt, lacking_tensorrt_rtx, lacking_trtllm_build
+from nvlm_trt.pipeline.machine import gpus, lacking_tensorrt, lacking_tensorrt_rtx, lacking_trtllm_build
 from nvlm_trt.pipeline.recipe import Recipe
 from nvlm_trt.pipeline.step import Step, StepContext
 
@@ -110,7 +110,14 @@ def _trtllm_engine(context: StepContext) -> None:
     folder.mkdir()
     checkpoint = context.out / "decoder" / "checkpoint"
     try:
-        run_trtllm_build(context.recipe, context.checkpoint.config, checkpoint, folder / "engine")
+        run_trtllm_build(
+            context.recipe,
+            context.checkpoint.config,
+            checkpoint,
+            folder / "engine",
+            gpus=gpus(),
+            progress=lambda done, total: context.advance(done, total, "stages"),
+        )
     finally:
         # It tells times, so it is no artefact; and it must outlive the step's folder when the tool fails.
         if (folder / LOG_NAME).is_file():
