@@ -2,7 +2,8 @@
 
 An ensemble tells its last step nothing but the decoder's tensors and the request's id, not even that this response is
 the last. So a stream is known by its id, and it is over when a response holds no token or ends with the end token; one
-that was cut inside a character at ``max_tokens`` loses that character.
+that was cut inside a character at ``max_tokens`` loses that character. Without an id nothing can be kept from one
+response to the next: a character whose bytes come in two of them shows as U+FFFD.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ def decode_response(
 ) -> dict[str, NDArray[Any]]:
     """``text_output`` STRING [1] for ``output_ids`` INT32 [1, 1, n], of which ``sequence_length`` INT32 [1, 1] count.
 
-    Requests without an id do not stream, so each of their responses is whole.
     Raises ``RequestError`` E-PARAM-SHAPE for tensors that no decoder with one beam sends.
     """
     tokens, lengths = tensors["output_ids"].reshape(-1), tensors["sequence_length"]

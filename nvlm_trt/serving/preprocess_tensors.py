@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nvlm_trt.errors import RequestError
 from nvlm_trt.serving.preprocess import Prepared
 from nvlm_trt.serving.word_list import to_tensor
 
-__all__ = ["check_stream_id", "client_values", "write_prepared"]
+__all__ = ["client_values", "write_prepared"]
 
 # Triton's own keys in a request's JSON, which its HTTP and gRPC doors hand on to the models as parameters.
 _TRITON_PARAMETERS = frozenset(
@@ -36,20 +35,6 @@ def client_values(tensors: Mapping[str, NDArray[Any]], parameters: Mapping[str, 
         if name not in _TRITON_PARAMETERS and not name.startswith("triton_")
     }
     return {**extra, **tensors}
-
-
-def check_stream_id(stream: bool, request_id: str) -> None:
-    """Raise ``RequestError`` E-PARAM-ID for a streaming request without an id.
-
-    The id is the only thing an ensemble carries to every step: by it ``postprocessing`` puts characters together whose
-    bytes come in different tokens, and by it a stream is stopped.
-    """
-    if stream and not request_id:
-        raise RequestError(
-            "E-PARAM-ID",
-            "A streaming request needs an id: its text is put together, and it is stopped, by its id.",
-            'Add "id" with a text that no other open request has.',
-        )
 
 
 def write_prepared(prepared: Prepared) -> dict[str, NDArray[Any]]:

@@ -14,8 +14,8 @@ __all__ = ["DecoderMetrics"]
 
 
 class DecoderMetrics:
-    """``nvlm_decoder_requests{state}`` now; ``nvlm_decoder_tokens_total{kind}`` and ``nvlm_decoder_seconds_total{part}``
-    since the start. The part ``step`` holds the part ``model``.
+    """``nvlm_decoder_requests{state}`` now, ``nvlm_decoder_tokens_total{kind}`` and
+    ``nvlm_decoder_seconds_total{part}`` since the start; of the two parts, ``step`` holds ``model``.
     """
 
     def __init__(self) -> None:

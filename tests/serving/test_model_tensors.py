@@ -19,7 +19,7 @@ from nvlm_trt.serving.decoder_tensors import read_call
 from nvlm_trt.serving.detokenize import StreamDecoder
 from nvlm_trt.serving.parameters import RequestFields
 from nvlm_trt.serving.postprocess_tensors import decode_response
-from nvlm_trt.serving.preprocess_tensors import check_stream_id, client_values, write_prepared
+from nvlm_trt.serving.preprocess_tensors import client_values, write_prepared
 from nvlm_trt.serving.vision_tensors import empty_table, write_table
 
 TRITON_TYPES = {np.bool_: "BOOL", np.int32: "INT32", np.uint8: "UINT8", np.uint64: "UINT64", np.float32: "FP32"}
@@ -86,13 +86,6 @@ def test_keys_of_triton_are_no_values_but_unknown_ones_are():
     tensors = {"text_input": np.array([b"a"], np.object_)}
     parameters = {"id": "1", "priority": 0, "triton_enable_empty_final_response": True, "temperatur": 0.5}
     assert client_values(tensors, parameters) == {**tensors, "temperatur": 0.5}
-
-
-def test_a_stream_needs_an_id_and_nothing_else_does():
-    check_stream_id(True, "a")
-    check_stream_id(False, "")
-    with pytest.raises(RequestError, match="E-PARAM-ID"):
-        check_stream_id(True, "")
 
 
 def test_rows_of_all_tiles_become_one_table():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -36,6 +38,14 @@ def test_a_stream_comes_token_by_token_and_in_order(client, photos):
     assert answer.log_probs == pytest.approx(whole.log_probs)
     assert answer.text == whole.text
     assert 0 < answer.time_to_first_token_s < answer.total_s
+
+
+def test_a_stream_needs_no_id(server):
+    body = json.dumps({"text_input": "Tell a story.", "max_tokens": 9, "stream": True}).encode()
+    with urllib.request.urlopen(f"{server.http_url}/v2/models/ensemble/generate_stream", body, timeout=20) as reply:
+        frames = [json.loads(line[len("data:") :]) for line in reply.read().decode().splitlines() if line]
+    assert sum(frame["num_output_tokens"] for frame in frames) == 9
+    assert len(frames) == 9
 
 
 def test_a_question_is_measured_without_the_engines(client, photos):

@@ -2,7 +2,7 @@
 
 from nvlm_trt.model.prompt import PromptStyle
 from nvlm_trt.serving.preprocess import Preprocessor
-from nvlm_trt.serving.preprocess_tensors import check_stream_id, client_values, write_prepared
+from nvlm_trt.serving.preprocess_tensors import client_values, write_prepared
 from nvlm_trt.serving.triton import Parameters, answer_all, read_id, read_inputs, read_parameters, reporting_start
 
 
@@ -23,6 +23,5 @@ class TritonPythonModel:
 
     def _answer(self, request):
         values = client_values(read_inputs(request), read_parameters(request))
-        prepared = self._preprocessor.prepare_client(values)
-        check_stream_id(prepared.stream, read_id(request))
-        return write_prepared(prepared)
+        read_id(request)  # later steps use it: one that is no UTF-8 is refused here, before any work
+        return write_prepared(self._preprocessor.prepare_client(values))
