@@ -21,6 +21,8 @@ __all__ = ["Member", "ZipDirectory"]
 
 # Two thousand members take 0.2 MB.
 _MAX_DIRECTORY_BYTES = 1 << 24
+# The library looks for the directory's end, which may carry a comment, in the file's last 64 KiB.
+_MAX_END_BYTES = 1 << 17
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _LOCAL_MAGIC = b"PK\x03\x04"
 _ENCRYPTED = 0x1
@@ -100,4 +102,4 @@ class _BoundedReader:
     def read(self, count: int = -1) -> bytes:
         if count > _MAX_DIRECTORY_BYTES:
             raise ValueError("too large a directory")
-        return self._file.read(count if count >= 0 else _MAX_DIRECTORY_BYTES)
+        return self._file.read(count if count >= 0 else _MAX_END_BYTES)

@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import io
+import os
+import struct
+import tracemalloc
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nvlm_trt.checkpoint.tensor_spec import dtype_tag
+from nvlm_trt.checkpoint.torch_file import OPAQUE, TensorRef, TorchFile
+from nvlm_trt.errors import CheckpointError
+
+LABEL = "mp_rank_00/model_optim_rng.pt"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model_optim_rng.pt"
+
+
+def saved(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def rewritten(change: Callable[[dict[str, bytes]], object], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A saved file's archive with its members changed."""
+    with zipfile.ZipFile(io.BytesIO(GOOD)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+WEIGHT = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+GOOD = saved({"weight": WEIGHT, "other": WEIGHT + 1})
+
+
+def opened(path: Path) -> tuple[TorchFile, dict[str, Any]]:
+    file = TorchFile(path, LABEL)
+    file.locate(value for value in file.value.values() if isinstance(value, TensorRef))
+    return file, file.value
+
+
+TENSORS = {
+    "whole": WEIGHT,
+    "bfloat16": WEIGHT.bfloat16(),
+    "half": WEIGHT.half(),
+    "bytes": WEIGHT.byte(),
+    "booleans": WEIGHT > 3,
+    "columns": WEIGHT[:, 1:3],
+    "every second row": WEIGHT[::2],
+    "transposed": WEIGHT.T,
+    "a scalar": torch.tensor(3.0),
+    "an element": WEIGHT[1, 2],
+    "empty": torch.zeros(0, 5),
+    "repeated": WEIGHT[:1].expand(1000, 4),
+    "a parameter": torch.nn.Parameter(WEIGHT),
+    "channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+}
+
+
+def test_tensors_are_read_as_torch_reads_them(path: Path):
+    path.write_bytes(saved(TENSORS))
+    file, found = opened(path)
+    for name, tensor in torch.load(path).items():
+        array = file.read(found[name])
+        plain = tensor.detach()
+        wanted = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+        assert array.shape == tuple(tensor.shape), name
+        assert found[name].dtype == dtype_tag(array.dtype)
+        np.testing.assert_array_equal(array.astype(wanted.dtype), wanted)
+        assert not array.flags.writeable
+        if array.size > 1:  # numpy calls everything else contiguous
+            assert found[name].is_contiguous == array.flags.c_contiguous
+
+
+def test_a_span_holds_the_tensor(path: Path):
+    path.write_bytes(saved(TENSORS))
+    file, found = opened(path)
+    for name in ("whole", "an element", "empty", "bfloat16"):
+        offset, nbytes = file.span(found[name])
+        assert path.read_bytes()[offset : offset + nbytes] == file.read(found[name]).tobytes()
+    assert file.span(found["columns"])[1] == (2 * 4 + 2) * 4
+
+
+def test_what_is_no_tensor_is_left_alone(path: Path):
+    path.write_bytes(saved({"sparse": torch.eye(3).to_sparse(), "complex": torch.zeros(2, dtype=torch.complex64)}))
+    assert TorchFile(path, LABEL).value == {"sparse": OPAQUE, "complex": OPAQUE}
+
+
+def test_opening_reads_no_tensors_and_pages_can_be_dropped(path: Path):
+    big = torch.ones(1 << 24, dtype=torch.float32)
+    torch.save({"big": big}, path)
+    tracemalloc.start()
+    try:
+        file, found = opened(path)
+        view = file.read(found["big"])
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    before = _mapped_bytes(path)
+    assert view.sum(dtype=np.float64) == 1 << 24
+    assert _mapped_bytes(path) - before > 60_000_000
+    file.drop_pages(found["big"])
+    assert _mapped_bytes(path) - before < 1_000_000
+    assert view[-1] == 1
+
+
+def _mapped_bytes(path: Path) -> int:
+    """Memory that this process has of the mapped file."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    return sum(_resident(lines) for line in lines if line.endswith(str(path)))
+
+
+def _resident(lines: Iterator[str]) -> int:
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Rss:"))
+
+
+# ---- archives that are not what torch writes ------------------------------------------------------------------------
+
+
+def directory_entry(data: bytes, ending: str) -> int:
+    """Where the directory's entry of the member with this ending begins."""
+    at = data.index(b"PK\x01\x02")
+    while True:
+        name_bytes, extra_bytes, comment_bytes = struct.unpack_from("<3H", data, at + 28)
+        if data[at + 46 : at + 46 + name_bytes].endswith(ending.encode()):
+            return at
+        at += 46 + name_bytes + extra_bytes + comment_bytes
+
+
+def patched(ending: str, field: int, form: str, value: int) -> bytes:
+    data = bytearray(GOOD)
+    struct.pack_into(form, data, directory_entry(GOOD, ending) + field, value)
+    return bytes(data)
+
+
+def doubled() -> bytes:
+    buffer = io.BytesIO(GOOD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        with zipfile.ZipFile(buffer, "a") as archive:
+            archive.writestr(next(name for name in archive.namelist() if name.endswith("data.pkl")), b"N.")
+    return buffer.getvalue()
+
+
+def overlapping() -> bytes:
+    """Storage 1's entry points at storage 0."""
+    first = struct.unpack_from("<L", GOOD, directory_entry(GOOD, "data/0") + 42)[0]
+    return patched("data/1", 42, "<L", first)
+
+
+def with_a_longer_name() -> bytes:
+    """A member's own header claims a name that reaches far into the data."""
+    data = bytearray(GOOD)
+    header = struct.unpack_from("<L", GOOD, directory_entry(GOOD, "data/0") + 42)[0]
+    struct.pack_into("<H", data, header + 26, 60_000)
+    return bytes(data)
+
+
+def without_a_header() -> bytes:
+    data = bytearray(GOOD)
+    header = struct.unpack_from("<L", GOOD, directory_entry(GOOD, "data/0") + 42)[0]
+    data[header : header + 4] = b"none"
+    return bytes(data)
+
+
+def legacy() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"weight": WEIGHT}, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+def longer_than_the_file() -> bytes:
+    data = bytearray(GOOD)
+    for field in (20, 24):
+        struct.pack_into("<L", data, directory_entry(GOOD, "data/1") + field, 0x7FFFFFFF)
+    return bytes(data)
+
+
+FAULTS: dict[str, tuple[Callable[[], bytes], str, str]] = {
+    "empty": (lambda: b"", "E-CKPT-HEADER", "no archive of torch.save"),
+    "text": (lambda: b"version https://git-lfs.github.com/spec/v1", "E-CKPT-HEADER", "no archive of torch.save"),
+    "written before torch 1.6": (legacy, "E-CKPT-HEADER", "torch before 1.6"),
+    "cut": (lambda: GOOD[:-1], "E-CKPT-HEADER", "directory is broken or cut short"),
+    "cut in half": (lambda: GOOD[: len(GOOD) // 2], "E-CKPT-HEADER", "directory is broken or cut short"),
+    "only a beginning": (lambda: GOOD[:4], "E-CKPT-HEADER", "directory is broken or cut short"),
+    "compressed": (lambda: rewritten(dict, zipfile.ZIP_DEFLATED), "E-CKPT-HEADER", "is compressed"),
+    "a bomb": (
+        lambda: rewritten(lambda members: members.update({"x/data/9": bytes(1 << 24)}), zipfile.ZIP_BZIP2),
+        "E-CKPT-HEADER",
+        "is compressed",
+    ),
+    "a method that hides its size": (lambda: patched("data/0", 20, "<L", 1), "E-CKPT-HEADER", "is compressed"),
+    "encrypted": (lambda: patched("data/0", 8, "<H", 1), "E-CKPT-HEADER", "is encrypted"),
+    "a member twice": (doubled, "E-CKPT-HEADER", "two members have one name"),
+    "members over each other": (overlapping, "E-CKPT-HEADER", "into the member after it"),
+    "a member beyond the file": (
+        lambda: patched("data/0", 42, "<L", 0x7FFFFFFF),
+        "E-CKPT-HEADER",
+        "reaches beyond the file",
+    ),
+    "a member longer than the file": (
+        longer_than_the_file,
+        "E-CKPT-HEADER",
+        "reaches beyond the file",
+    ),
+    "a header that reaches on": (with_a_longer_name, "E-CKPT-HEADER", "reaches beyond the file"),
+    "no header in front": (without_a_header, "E-CKPT-HEADER", "no header stands in front of"),
+    "no pickle": (
+        lambda: rewritten(lambda members: members.pop(pickle_of(members))),
+        "E-CKPT-HEADER",
+        "it has 0 pickles",
+    ),
+    "two pickles": (
+        lambda: rewritten(lambda members: members.update({"other/data.pkl": b"N."})),
+        "E-CKPT-HEADER",
+        "it has 2 pickles",
+    ),
+    "a huge pickle": (
+        lambda: rewritten(lambda members: members.update({pickle_of(members): bytes((1 << 24) + 1)})),
+        "E-CKPT-HEADER",
+        "its pickle has 16777217 bytes",
+    ),
+    "big-endian": (
+        lambda: rewritten(lambda members: members.update({sibling(members, "byteorder"): b"big"})),
+        "E-CKPT-HEADER",
+        "not in little-endian",
+    ),
+    "a missing storage": (
+        lambda: rewritten(lambda members: members.pop(sibling(members, "data/0"))),
+        "E-CKPT-HEADER",
+        "it has no member",
+    ),
+    "a short storage": (
+        lambda: rewritten(lambda members: members.update({sibling(members, "data/0"): bytes(47)})),
+        "E-CKPT-HEADER",
+        "storage 0 has 47 bytes, not 48",
+    ),
+    "a storage elsewhere": (
+        lambda: rewritten(
+            lambda members: members.update(
+                {pickle_of(members): members[pickle_of(members)].replace(b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x00/")}
+            )
+        ),
+        "E-CKPT-HEADER",
+        "it has no member",
+    ),
+    "a pickle that asks for more": (
+        lambda: rewritten(lambda members: members.update({pickle_of(members): b"\x80\x02cos\nsystem\n."})),
+        "E-CKPT-PICKLE",
+        f"{LABEL} cannot be read: in its pickle, it asks for os.system",
+    ),
+}
+
+
+def pickle_of(members: dict[str, bytes]) -> str:
+    return next(name for name in members if name.endswith("/data.pkl"))
+
+
+def sibling(members: dict[str, bytes], name: str) -> str:
+    return pickle_of(members).removesuffix("data.pkl") + name
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_file_is_named(path: Path, fault: str):
+    make, code, said = FAULTS[fault]
+    path.write_bytes(make())
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            opened(path)
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
+    assert caught.value.code == code
+    assert said in caught.value.what
+    assert LABEL in caught.value.what
+    assert str(path.parent) not in str(caught.value)
+
+
+def test_a_huge_directory_is_not_read(path: Path):
+    size = 1 << 30
+    with path.open("wb") as file:
+        file.write(b"PK\x03\x04")
+        file.seek(size)
+        file.write(b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 1, 1, size // 2, size // 2, 0))
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="E-CKPT-HEADER: .* directory is broken"):
+            TorchFile(path, LABEL)
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(0, len(GOOD) - 1), st.binary(min_size=1, max_size=8))
+def test_damage_is_read_or_refused_and_nothing_else(tmp_path_factory: pytest.TempPathFactory, at: int, put: bytes):
+    path = tmp_path_factory.getbasetemp() / "damaged.pt"
+    path.write_bytes(GOOD[:at] + put + GOOD[at + len(put) :])
+    # Whatever else is raised would fail the test.
+    with suppress(CheckpointError):
+        file, found = opened(path)
+        if isinstance(found, dict):
+            for tensor in found.values():
+                if isinstance(tensor, TensorRef):
+                    file.read(tensor).tobytes()
+
+
+def test_a_missing_file_a_folder_and_a_pipe_are_said(path: Path, tmp_path: Path):
+    with pytest.raises(CheckpointError, match=rf"E-CKPT-SHARD: {LABEL} is missing"):
+        TorchFile(path, LABEL)
+    with pytest.raises(CheckpointError, match="E-CKPT-SHARD"):
+        TorchFile(tmp_path, LABEL)
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="E-CKPT-SHARD"):
+        TorchFile(path, LABEL)
+
+
+def test_a_file_that_changes_after_it_was_opened_is_said(path: Path):
+    path.write_bytes(GOOD)
+    file, found = opened(path)
+    path.write_bytes(GOOD + b"more")
+    with pytest.raises(CheckpointError, match=r"E-CKPT-SHARD: .* has changed its size"):
+        file.read(found["weight"])
