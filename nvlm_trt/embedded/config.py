@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ _FIXED = {
     "hidden_act": "silu",
     "position_embedding_type": "rope_gpt_neox",
     "rotary_scaling": None,
-    "quantization.quant_algo": "FP8",
     "quantization.kv_cache_quant_algo": None,
 }
 _REBUILD = "Build the decoder checkpoint again."
@@ -29,10 +29,13 @@ _REBUILD = "Build the decoder checkpoint again."
 
 @dataclass(frozen=True, slots=True)
 class CheckpointConfig:
-    """``dtype`` is the safetensors tag of whatever is not quantised: embedding, norms, biases, lm_head."""
+    """``dtype`` is the safetensors tag of whatever is not quantised: embedding, norms, biases, lm_head, and all linears
+    but those in ``quantized``, full module names.
+    """
 
     decoder: DecoderConfig
     dtype: str
+    quantized: frozenset[str]
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckpointConfig:
@@ -65,7 +68,7 @@ class CheckpointConfig:
             raise _wrong("num_key_value_heads", decoder.num_kv_heads, f"a divisor of {decoder.num_heads}")
         if decoder.head_dim % 8:  # GroupQueryAttention's own limit
             raise _wrong("head_size", decoder.head_dim, "a multiple of 8")
-        return cls(decoder, _DTYPE_TAGS[str(data["dtype"])])
+        return cls(decoder, _DTYPE_TAGS[str(data["dtype"])], _quantized(data, decoder))
 
     def tensors(self) -> Iterator[TensorSpec]:
         """Every tensor that rank 0's file must hold."""
@@ -79,13 +82,16 @@ class CheckpointConfig:
             yield TensorSpec(f"{layer}post_layernorm.weight", self.dtype, (hidden,))
             yield TensorSpec(f"{layer}attention.qkv.bias", self.dtype, (self.decoder.qkv_size,))
             for linear, shape in linear_shapes(self.decoder).items():
+                if f"{layer}{linear}" not in self.quantized:
+                    yield TensorSpec(f"{layer}{linear}.weight", self.dtype, shape)
+                    continue
                 yield TensorSpec(f"{layer}{linear}.weight", "F8_E4M3", shape)
                 yield TensorSpec(f"{layer}{linear}.weights_scaling_factor", "F32", (1,))
                 yield TensorSpec(f"{layer}{linear}.activation_scaling_factor", "F32", (1,))
 
 
 def linear_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
-    """A layer's quantised linears by name, each (out, in). ``fc`` is the branch through SiLU, ``gate`` the other."""
+    """A layer's linears by name, each (out, in). ``fc`` is the branch through SiLU, ``gate`` the other."""
     hidden, inner = config.hidden_size, config.intermediate_size
     return {
         "attention.qkv": (config.qkv_size, hidden),
@@ -94,6 +100,29 @@ def linear_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
         "mlp.gate": (inner, hidden),
         "mlp.proj": (hidden, inner),
     }
+
+
+def _quantized(data: Mapping[str, Any], decoder: DecoderConfig) -> frozenset[str]:
+    """Exclusions are globs on full module names; null stands for a built-in list that names none of the linears."""
+    algorithm = _get(data, "quantization.quant_algo")
+    if algorithm is None:
+        return frozenset()
+    if algorithm != "FP8":
+        raise _wrong("quantization.quant_algo", algorithm, "FP8 or null")
+    patterns = _get(data, "quantization.exclude_modules") or []
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise _wrong("quantization.exclude_modules", patterns, "a list of module names")
+    modules = (
+        f"transformer.layers.{i}.{linear}" for i in range(decoder.num_layers) for linear in linear_shapes(decoder)
+    )
+    quantized = frozenset(
+        module for module in modules if not any(fnmatch.fnmatchcase(module, pattern) for pattern in patterns)
+    )
+    for index in range(decoder.num_layers):
+        fused = [f"transformer.layers.{index}.mlp.{name}" in quantized for name in ("fc", "gate")]
+        if fused[0] != fused[1]:
+            raise _wrong("quantization.exclude_modules", patterns, f"fc and gate of layer {index} together")
+    return quantized
 
 
 def _get(data: Mapping[str, Any], path: str) -> Any:

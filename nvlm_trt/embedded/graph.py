@@ -62,6 +62,7 @@ class _DecoderGraph:
     def __init__(self, config: CheckpointConfig, max_seq_len: int, quantize_activations: bool) -> None:
         self.config = config.decoder
         self.dtype = _ONNX_DTYPES[config.dtype]
+        self.quantized = config.quantized
         self.max_seq_len = max_seq_len
         self.quantize_activations = quantize_activations
         self.shapes = linear_shapes(config.decoder)
@@ -141,9 +142,12 @@ class _DecoderGraph:
 
     def linears(self, hidden: str, *prefixes: str) -> list[str]:
         """Linears over one input, which is quantised once, under the larger of their scales: what the engine's builder
-        keeps when it fuses fc and gate.
+        keeps when it fuses fc and gate. They are quantised all or none.
         """
         node, restored_by = self.node, None
+        if prefixes[0] not in self.quantized:
+            weights = [self.plain(f"{prefix}.weight", *self.shapes[prefix.split(".", 3)[3]]) for prefix in prefixes]
+            return [node("MatMul", hidden, node("Transpose", weight, perm=[1, 0])) for weight in weights]
         if self.quantize_activations:
             scales = [self.scale(f"{prefix}.activation_scaling_factor") for prefix in prefixes]
             restored_by = node("Max", *scales) if len(scales) > 1 else scales[0]

@@ -70,6 +70,8 @@ class ReferenceDecoder:
 
     def _linear(self, hidden: Tensor, index: int, name: str) -> Tensor:
         prefix = f"transformer.layers.{index}.{name}."
+        if f"{prefix}weights_scaling_factor" not in self._tensors:  # a linear that was excluded from quantisation
+            return linear(hidden, self._tensors[f"{prefix}weight"])
         if self._quantize:
             scale = self._tensors[f"{prefix}activation_scaling_factor"]
             hidden = (hidden / scale).clamp(-448, 448).to(torch.float8_e4m3fn).to(self._dtype) * scale

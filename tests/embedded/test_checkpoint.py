@@ -43,6 +43,37 @@ def test_the_config_is_read():
     assert (config.decoder.num_layers, config.decoder.qkv_size, config.decoder.rope_theta) == (3, 128, 1e6)
 
 
+LINEARS = ("attention.qkv", "attention.dense", "mlp.fc", "mlp.gate", "mlp.proj")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "plain"),
+    [
+        (["lm_head"], set()),
+        (None, set()),
+        ([], set()),
+        (["lm_head", "transformer.layers.1.attention.qkv"], {"transformer.layers.1.attention.qkv"}),
+        (["*.layers.2.mlp.*"], {f"transformer.layers.2.mlp.{name}" for name in ("fc", "gate", "proj")}),
+        (["*.layers.2.MLP.*"], set()),
+        (["*"], {f"transformer.layers.{layer}.{name}" for layer in range(3) for name in LINEARS}),
+    ],
+)
+def test_excluded_linears_are_plain_and_have_no_scales(patterns, plain):
+    config = CheckpointConfig.from_json(config_with("quantization.exclude_modules", patterns))
+    tensors = {spec.name: spec.dtype for spec in config.tensors()}
+    for layer in range(3):
+        for name in LINEARS:
+            module = f"transformer.layers.{layer}.{name}"
+            assert tensors[f"{module}.weight"] == ("BF16" if module in plain else "F8_E4M3")
+            assert (f"{module}.weights_scaling_factor" in tensors) == (module not in plain)
+            assert (f"{module}.activation_scaling_factor" in tensors) == (module not in plain)
+
+
+def test_without_quantisation_all_linears_are_plain():
+    config = CheckpointConfig.from_json(config_with("quantization.quant_algo", None))
+    assert {spec.dtype for spec in config.tensors()} == {"BF16"}
+
+
 def test_a_checkpoint_of_several_ranks_is_refused():
     assert refusal(config_with("mapping.world_size", 2)) == "E-ARTEFACT-RANKS"
 
@@ -53,7 +84,10 @@ def test_a_checkpoint_of_several_ranks_is_refused():
         ("architecture", "LlamaForCausalLM"),
         ("hidden_act", "gelu"),
         ("rotary_scaling", {"type": "dynamic", "factor": 3.0}),
-        ("quantization.quant_algo", None),
+        ("quantization.quant_algo", "FP8_BLOCK_SCALES"),
+        ("quantization.exclude_modules", "lm_head"),
+        ("quantization.exclude_modules", [1]),
+        ("quantization.exclude_modules", ["transformer.layers.0.mlp.fc"]),
         ("quantization.kv_cache_quant_algo", "FP8"),
         ("quantization", None),
         ("mapping", KeyError),

@@ -26,26 +26,39 @@ def calibration(checkpoint):
     return calibrate(checkpoint, [0.02 * rows, rows])
 
 
-@pytest.fixture(scope="module")
-def exported(checkpoint, calibration, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported") / "checkpoint"
-    write_trtllm_checkpoint(checkpoint, calibration, folder)
-    return folder
+FORMS = {
+    "fp8": {},
+    "some linears kept": {"exclude": ["*.layers.0.attention.qkv", "*.layers.1.mlp.fc", "*.layers.1.mlp.gate", "*.3.*"]},
+    "nothing quantised": {"quantization": "none"},
+}
 
 
 @pytest.mark.parametrize("quantize", [False, True])
-def test_the_exporters_checkpoint_gives_the_references_answers(checkpoint, exported, quantize):
+@pytest.mark.parametrize("form", FORMS)
+def test_the_exporters_checkpoint_gives_the_references_answers(checkpoint, calibration, tmp_path, form, quantize):
+    write_trtllm_checkpoint(checkpoint, calibration, tmp_path, **FORMS[form])
     decoder = checkpoint.config.decoder
     prompts = decoder_prompts(6, 60, decoder.vocab_size, decoder.hidden_size)
     engine = EmbeddedEngine(
-        exported, max_batch_size=4, max_seq_len=512, max_num_tokens=260, quantize_activations=quantize, threads=1
+        tmp_path, max_batch_size=4, max_seq_len=512, max_num_tokens=260, quantize_activations=quantize, threads=1
     )
     tokens = answers(engine, prompts, 12)
     engine.close()
-    if quantize:
-        assert_decided_alike(ReferenceDecoder(exported, dtype=torch.float64), prompts, tokens)
+    if quantize and form != "nothing quantised":
+        assert_decided_alike(ReferenceDecoder(tmp_path, dtype=torch.float64), prompts, tokens)
     else:
-        assert max(map(np.max, regrets(ReferenceDecoder(exported, False), prompts, tokens))) == 0
+        assert max(map(np.max, regrets(ReferenceDecoder(tmp_path, quantize), prompts, tokens))) == 0
+
+
+def test_keeping_more_linears_brings_the_logits_nearer_to_the_unquantised_ones(checkpoint, calibration, tmp_path):
+    logits = {}
+    for form, options in FORMS.items():
+        write_trtllm_checkpoint(checkpoint, calibration, tmp_path / form, **options)
+        logits[form] = ReferenceDecoder(tmp_path / form).logits(list(range(40)))
+    exact = logits["nothing quantised"]
+    errors = [float((logits[form] - exact).norm() / exact.norm()) for form in FORMS]
+    assert errors[0] > errors[1] > errors[2] == 0
+    assert errors[0] < 0.2
 
 
 def test_a_checkpoint_for_two_gpus_is_refused(checkpoint, calibration, tmp_path):
