@@ -303,7 +303,7 @@ def test_a_huge_directory_is_not_read(path: Path):
         file.write(b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 1, 1, size // 2, size // 2, 0))
     tracemalloc.start()
     try:
-        with pytest.raises(CheckpointError, match="E-CKPT-HEADER: .* directory is broken"):
+        with pytest.raises(CheckpointError, match=r"E-CKPT-HEADER: .* directory is broken"):
             TorchFile(path, LABEL)
         assert tracemalloc.get_traced_memory()[1] < 40_000_000
     finally:
