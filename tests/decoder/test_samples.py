@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.decoder.calibration import calibrate
-from nvlm_trt.decoder.samples import build_samples, read_set, shipped_set
+from nvlm_trt.decoder.calibration_set import read_set, shipped_set
+from nvlm_trt.decoder.samples import build_samples
 from nvlm_trt.errors import UsageError
 from nvlm_trt.model.picture import PictureLimits, decode_picture
 from nvlm_trt.model.prompt import PromptStyle, build_prompt
@@ -49,26 +50,29 @@ def write_set(folder: Path, *lines: str) -> Path:
 
 def test_the_shipped_set_mixes_text_and_pictures() -> None:
     prompts = read_set(shipped_set())
-    assert sum(not prompt.images for prompt in prompts) == 12
-    assert sum(bool(prompt.images) for prompt in prompts) == 6
-    assert {path.name for prompt in prompts for path in prompt.images} == {"chelsea.jpg", "coffee.jpg", "rocket.jpg"}
+    assert sum(not prompt.images for prompt in prompts) == 52
+    assert sum(bool(prompt.images) for prompt in prompts) == 12
+    shipped = {path.name for path in (shipped_set().parent / "pictures").iterdir()}
+    assert {path.name for prompt in prompts for path in prompt.images} == shipped
+    assert len({prompt.prompt for prompt in prompts}) == len(prompts)
 
 
 def test_the_shipped_set_calibrates_the_small_checkpoint_alike_every_time(
     checkpoint: Checkpoint, vision_folder: Path
 ) -> None:
     samples = build_samples(checkpoint, vision_folder, RECIPE)
-    assert len(samples) == 18
-    assert all(sample.dtype == np.float32 and sample.shape[1] == 256 for sample in samples)
+    assert len(samples) == 64
     calibration = calibrate(checkpoint, samples)
-    assert calibration.num_tokens == sum(map(len, samples))
+    assert calibration.num_tokens == sum(samples.lengths)
     assert all(layer.qkv > 0 and layer.proj > 0 for layer in calibration.layers)
-    assert calibrate(checkpoint, build_samples(checkpoint, vision_folder, RECIPE)) == calibration
+    again = build_samples(checkpoint, vision_folder, RECIPE)
+    assert again.key() == samples.key()
+    assert calibrate(checkpoint, again) == calibration
 
 
 def test_text_becomes_its_tokens_embedding_rows(checkpoint: Checkpoint, vision_folder: Path, tmp_path: Path) -> None:
     file = write_set(tmp_path, '{"prompt": "How tall is it?"}')
-    [sample] = build_samples(checkpoint, vision_folder, RECIPE, file)
+    sample = build_samples(checkpoint, vision_folder, RECIPE, file)[0]
     ids = _prompt_ids(checkpoint, "How tall is it?", [])
     assert np.array_equal(sample, checkpoint.read(EMBEDDING)[ids].astype(np.float32))
 
@@ -77,7 +81,7 @@ def test_pictures_become_the_vision_engines_rows_in_their_places(
     checkpoint: Checkpoint, vision_folder: Path, tmp_path: Path
 ) -> None:
     file = write_set(tmp_path, json.dumps({"prompt": "Which is larger?", "images": ["cat.jpg", "cat.jpg"]}))
-    [sample] = build_samples(checkpoint, vision_folder, RECIPE, file)
+    sample = build_samples(checkpoint, vision_folder, RECIPE, file)[0]
     image = decode_picture((tmp_path / "cat.jpg").read_bytes(), PictureLimits(), "Picture 1")
     tiles = cut_tiles(image, checkpoint.config.tiling)
     ids = _prompt_ids(checkpoint, "Which is larger?", [len(tiles)] * 2)
@@ -88,6 +92,41 @@ def test_pictures_become_the_vision_engines_rows_in_their_places(
     assert virtual.sum() == 2 * len(rows)
     assert sample[virtual] == pytest.approx(np.concatenate([rows, rows]), rel=1e-4, abs=1e-5)
     assert np.array_equal(sample[~virtual], checkpoint.read(EMBEDDING)[ids[~virtual]].astype(np.float32))
+
+
+def test_rows_are_made_when_asked_for_and_again_after_a_release(
+    checkpoint: Checkpoint, vision_folder: Path, tmp_path: Path
+) -> None:
+    lines = [{"prompt": "a", "images": ["cat.jpg"]}, {"prompt": "b"}, {"prompt": "c", "images": ["cat.jpg"]}]
+    file = write_set(tmp_path, *map(json.dumps, lines))
+    made: list[tuple[int, int]] = []
+    samples = build_samples(checkpoint, vision_folder, RECIPE, file, lambda done, total: made.append((done, total)))
+    assert made == []
+    first = [samples[index] for index in range(3)]
+    assert made == [(1, 3), (2, 3), (3, 3)]
+    assert [len(rows) for rows in first] == list(samples.lengths)
+    samples.release()
+    for index in (2, 0, 1):
+        assert np.array_equal(samples[index], first[index])
+    with pytest.raises(IndexError):
+        samples[3]
+    samples.release()
+
+
+def test_the_key_tells_prompts_pictures_and_graphs_apart(
+    checkpoint: Checkpoint, vision_folder: Path, tmp_path: Path
+) -> None:
+    file = write_set(tmp_path, '{"prompt": "a", "images": ["cat.jpg"]}')
+    key = build_samples(checkpoint, vision_folder, RECIPE, file).key()
+    other_graph = tmp_path / "vision"
+    shutil.copytree(vision_folder, other_graph)
+    (other_graph / "vision.onnx").write_bytes((vision_folder / "vision.onnx").read_bytes() + b" ")
+    keys = {key, build_samples(checkpoint, other_graph, RECIPE, file).key()}
+    shutil.copy(shipped_set().parent / "pictures" / "coffee.jpg", tmp_path / "cat.jpg")
+    keys.add(build_samples(checkpoint, vision_folder, RECIPE, file).key())
+    file.write_text('{"prompt": "b", "images": ["cat.jpg"]}', encoding="utf-8")
+    keys.add(build_samples(checkpoint, vision_folder, RECIPE, file).key())
+    assert len(keys) == 4
 
 
 def _prompt_ids(checkpoint: Checkpoint, question: str, tiles_per_image: list[int]) -> NDArray[np.int32]:
