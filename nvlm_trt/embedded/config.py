@@ -118,10 +118,9 @@ def _quantized(data: Mapping[str, Any], decoder: DecoderConfig) -> frozenset[str
     quantized = frozenset(
         module for module in modules if not any(fnmatch.fnmatchcase(module, pattern) for pattern in patterns)
     )
-    for index in range(decoder.num_layers):
-        fused = [f"transformer.layers.{index}.mlp.{name}" in quantized for name in ("fc", "gate")]
-        if fused[0] != fused[1]:
-            raise _wrong("quantization.exclude_modules", patterns, f"fc and gate of layer {index} together")
+    for layer in layers:
+        if (f"{layer}.mlp.fc" in quantized) != (f"{layer}.mlp.gate" in quantized):
+            raise _wrong("quantization.exclude_modules", patterns, f"both or neither of fc and gate in {layer}")
     return quantized
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,7 @@ def calibration(checkpoint):
     return calibrate(checkpoint, [0.02 * rows, rows])
 
 
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "fp8": {},
     "some linears kept": {"exclude": ["*.layers.0.attention.qkv", "*.layers.1.mlp.fc", "*.layers.1.mlp.gate", "*.3.*"]},
     "nothing quantised": {"quantization": "none"},
