@@ -112,9 +112,8 @@ def _quantized(data: Mapping[str, Any], decoder: DecoderConfig) -> frozenset[str
     patterns = _get(data, "quantization.exclude_modules") or []
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
         raise _wrong("quantization.exclude_modules", patterns, "a list of module names")
-    modules = (
-        f"transformer.layers.{i}.{linear}" for i in range(decoder.num_layers) for linear in linear_shapes(decoder)
-    )
+    layers = [f"transformer.layers.{index}" for index in range(decoder.num_layers)]
+    modules = [f"{layer}.{linear}" for layer in layers for linear in linear_shapes(decoder)]
     quantized = frozenset(
         module for module in modules if not any(fnmatch.fnmatchcase(module, pattern) for pattern in patterns)
     )
