@@ -390,7 +390,7 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
     "ranks of two shapes": (
         tensors(rows(FC2, 32)),
         "E-CKPT-SHAPE",
-        f"{FC2} in mp_rank_01_001/model_optim_rng.pt has shape [32, 24]; the first rank's has [64, 24]",
+        f"{FC2} in mp_rank_01_001/model_optim_rng.pt has shape [32, 32]; the first rank's has [64, 32]",
     ),
     "a replicated tensor that is shared": (
         tensors(rows("language_model.decoder.final_layernorm.weight", 32)),
