@@ -43,6 +43,7 @@ def test_only_what_must_change_is_written(checkpoint: Checkpoint, exported: Path
     assert {entry["file"] for entry in index.values()} == {"checkpoint", "side"}
     assert (report.num_written, report.num_pointed) == (len(changed), len(index) - len(changed))
     assert report.rounded == ()
+    assert counting.dropped == counting.reads, "each tensor's pages are given back before the next is read"
 
 
 def test_the_same_checkpoint_gives_the_same_bytes_that_name_no_place(

@@ -6,7 +6,7 @@ import struct
 import tracemalloc
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from nvlm_trt.checkpoint.tensor_spec import dtype_tag
 from nvlm_trt.checkpoint.torch_file import OPAQUE, TensorRef, TorchFile
 from nvlm_trt.errors import CheckpointError
+from tests.checkpoint.resident import resident_bytes
 
 LABEL = "mp_rank_00/model_optim_rng.pt"
 
@@ -114,22 +115,12 @@ def test_opening_reads_no_tensors_and_pages_can_be_dropped(path: Path):
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
-    before = _mapped_bytes(path)
+    before = resident_bytes(path)
     assert view.sum(dtype=np.float64) == 1 << 24
-    assert _mapped_bytes(path) - before > 60_000_000
+    assert resident_bytes(path) - before > 60_000_000
     file.drop_pages(found["big"])
-    assert _mapped_bytes(path) - before < 1_000_000
+    assert resident_bytes(path) - before < 1_000_000
     assert view[-1] == 1
-
-
-def _mapped_bytes(path: Path) -> int:
-    """Memory that this process has of the mapped file."""
-    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
-    return sum(_resident(lines) for line in lines if line.endswith(str(path)))
-
-
-def _resident(lines: Iterator[str]) -> int:
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Rss:"))
 
 
 # ---- archives that are not what torch writes ------------------------------------------------------------------------
