@@ -13,7 +13,7 @@ them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,17 @@ class VisionExport:
     rounded: tuple[str, ...]
 
 
-def export_vision(checkpoint: Checkpoint, out_folder: Path, dtype: GraphDtype = "bfloat16") -> VisionExport:
+def export_vision(
+    checkpoint: Checkpoint,
+    out_folder: Path,
+    dtype: GraphDtype = "bfloat16",
+    *,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> VisionExport:
     """Write ``vision.onnx``, ``weights.safetensors`` and ``weights.json`` into ``out_folder``.
 
     The same checkpoint gives the same bytes. A float32 graph points at bfloat16 weights too and widens them itself,
-    which is exact.
+    which is exact. ``progress`` is called with the bytes written, the bytes there are to write and "B".
     Raises ``CheckpointError``: E-CKPT-TENSOR, E-CKPT-DUMMY, E-CKPT-NAN (looked for in written tensors only;
     others are not read) and E-CKPT-RANGE for values the dtype cannot hold; ``BuildError`` E-BUILD-WRITE.
     """
@@ -59,8 +65,9 @@ def export_vision(checkpoint: Checkpoint, out_folder: Path, dtype: GraphDtype = 
     shapes = {name: tuple(tensor.dims) for name, tensor in parameters(vision_graph(config, dtype)).items()}
     stored = {name: _pointed_dtype(checkpoint.info(name), shape, dtype) for name, shape in sorted(shapes.items())}
     written = sorted(name for name, found in stored.items() if found is None)
-    side = _SideTensors(checkpoint, dtype)
     specs = [TensorSpec(name, SAFETENSORS_DTYPE[dtype], shapes[name]) for name in written]
+    written_bytes = sum(spec.nbytes for spec in specs)
+    side = _SideTensors(checkpoint, dtype, lambda done: progress(done, written_bytes, "B") if progress else None)
     out_folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(out_folder / SIDE_FILE, specs, side.produce)
 
@@ -75,17 +82,19 @@ def export_vision(checkpoint: Checkpoint, out_folder: Path, dtype: GraphDtype = 
     return VisionExport(
         num_pointed=len(shapes) - len(written),
         num_written=len(written),
-        written_bytes=sum(spec.nbytes for spec in specs),
+        written_bytes=written_bytes,
         rounded=tuple(sorted(side.rounded)),
     )
 
 
 class _SideTensors:
-    """Makes the tensors of the side file, and remembers which lost precision."""
+    """Makes the tensors of the side file, says how many bytes it has made, and remembers which lost precision."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: GraphDtype) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: GraphDtype, made: Callable[[int], None]) -> None:
         self.checkpoint = checkpoint
         self.dtype = dtype
+        self.made = made
+        self.made_bytes = 0
         self.rounded: set[str] = set()
 
     def produce(self, name: str) -> Iterator[NDArray[Any]]:
@@ -93,7 +102,10 @@ class _SideTensors:
         kept = strip_dummy_heads(name, self.checkpoint.read(name), config)
         rows = max(1, _PIECE_BYTES * len(kept) // kept.nbytes)
         for start in range(0, len(kept), rows):
-            yield self._converted(name, kept[start : start + rows])
+            piece = self._converted(name, kept[start : start + rows])
+            yield piece
+            self.made_bytes += piece.nbytes
+            self.made(self.made_bytes)
         self.checkpoint.drop_pages(name)
 
     def _converted(self, name: str, kept: NDArray[Any]) -> NDArray[Any]:

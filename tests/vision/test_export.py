@@ -76,6 +76,15 @@ def test_any_onnx_tool_reads_the_graph_beside_the_shards(checkpoint: Checkpoint,
     assert (report.num_pointed == 0) == (dtype == "float16")
 
 
+def test_progress_counts_the_bytes_it_writes(checkpoint: Checkpoint, tmp_path: Path):
+    seen: list[tuple[int, int, str]] = []
+    report = export_vision(checkpoint, tmp_path, progress=lambda *step: seen.append(step))
+    done = [step[0] for step in seen]
+    assert done == sorted(set(done))
+    assert done[-1] == report.written_bytes
+    assert {step[1:] for step in seen} == {(report.written_bytes, "B")}
+
+
 def test_memory_does_not_grow_with_the_model(checkpoint: Checkpoint, tmp_path: Path):
     largest = max(checkpoint.info(name).nbytes for name in checkpoint.names() if ".attn." in name)
     tracemalloc.start()
