@@ -17,7 +17,9 @@ DEPLOYMENT = "/deployment"
 CHECKPOINT = "/checkpoint"
 
 
-def container_command(recipe: Recipe, recipe_name: str, checkpoint: Path, out: Path) -> tuple[str, ...]:
+def container_command(
+    recipe: Recipe, recipe_name: str, checkpoint: Path, out: Path, until: str | None = None
+) -> tuple[str, ...]:
     """``docker run`` of the recipe's image; empty when the recipe names none.
 
     ``recipe_name`` is what the user gave: a shipped recipe's name, or a file of their own that must be mounted too.
@@ -34,7 +36,12 @@ def container_command(recipe: Recipe, recipe_name: str, checkpoint: Path, out: P
     if recipe_name.endswith(".toml"):
         mounts.append(f"{Path(recipe_name).resolve()}:/recipe.toml:ro")
         recipe_name = "/recipe.toml"
-    build = shlex.join(["nvlm-trt", "build", CHECKPOINT, "--recipe", recipe_name, "-o", DEPLOYMENT])
+    if recipe.calibration.set is not None:
+        # Under its own path: that is what the recipe says, and what stands in the manifest.
+        folder = Path(recipe.calibration.set).parent
+        mounts.append(f"{folder}:{folder}:ro")
+    last = ["--until", until] if until else []
+    build = shlex.join(["nvlm-trt", "build", CHECKPOINT, "--recipe", recipe_name, "-o", DEPLOYMENT, *last])
     return (
         *("docker", "run", "--rm", "--gpus", "all" if recipe.decoder.world_size > 1 else "device=0", "--ipc=host"),
         *(part for mount in mounts for part in ("-v", mount)),

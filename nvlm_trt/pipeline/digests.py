@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-__all__ = ["DigestMemory", "FileDigest", "RecallOnly", "UnreadFile", "sha256_file", "sha256_json"]
+__all__ = ["MEMORY", "DigestMemory", "FileDigest", "RecallOnly", "UnreadFile", "sha256_file", "sha256_json"]
 
+# Below a deployment's folder.
+MEMORY = ".build/digests.json"
 _CHUNK_BYTES = 1 << 22
 
 

@@ -7,7 +7,6 @@ Libraries count by their version. Two machines with the same inputs and librarie
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.pipeline.digests import DigestMemory, sha256_file, sha256_json
 from nvlm_trt.pipeline.manifest import Manifest, StepEntry
 from nvlm_trt.pipeline.recipe import Recipe
+from nvlm_trt.pipeline.sources import source_digest
 from nvlm_trt.pipeline.step import Step
 from nvlm_trt.resources import resource_folder
 
@@ -54,6 +54,7 @@ def entry_of(
         inputs |= {f"artefact:{name}": entry.sha256 for name, entry in recorded.items()}
     for resource in step.resources:
         inputs |= {f"resource:{name}": sha256_file(file).sha256 for name, file in _resource_files(resource)}
+    inputs |= {f"file:{name}": memory.digest(file, advanced).sha256 for name, file in step.files(recipe).items()}
     values, versions = recipe_values(recipe, step.values), versions_of(step)
     key = sha256_json(
         {"step": step.name, "inputs": inputs, "values": values, "versions": versions, "outputs": step.outputs}
@@ -83,7 +84,7 @@ def checkpoint_files(step: Step, checkpoint: Checkpoint) -> list[Path]:
     """The files of the checkpoint that the step reads, sorted by name, each once."""
     names = [name for name in checkpoint.names() if any(name.startswith(prefix) for prefix in step.tensors)]
     files = {file for name in names for file in checkpoint.files(name)}
-    documents = (checkpoint.root / name for name in step.documents)
+    documents = (file for name in step.documents for file in checkpoint.root.glob(name))
     return sorted(files | {file for file in documents if file.is_file()})
 
 
@@ -95,19 +96,7 @@ def recipe_values(recipe: Recipe, keys: tuple[str, ...]) -> dict[str, Any]:
 
 def versions_of(step: Step) -> dict[str, str]:
     libraries = {name: importlib.metadata.version(name) for name in step.libraries}
-    return libraries | {f"nvlm_trt.{name}": _source_digest(name) for name in step.code}
-
-
-@functools.cache
-def _source_digest(name: str) -> str:
-    package = Path(__file__).parents[1]
-    base = package.joinpath(*name.split("."))
-    files = sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(package).as_posix()}\0".encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    return libraries | {f"nvlm_trt.{name}": source_digest(name) for name in step.code}
 
 
 def _resource_files(resource: str) -> Iterator[tuple[str, Path]]:

@@ -1,7 +1,8 @@
 """``manifest.json``: what a deployment was built from and what it holds.
 
-It carries no time, no host and no path but the checkpoint's, so that equal inputs give equal bytes. A step's entry is
-taken out before its outputs are replaced and put back after: whatever the manifest claims is there, even after a kill.
+It carries no time, no host and no path but the checkpoint's (and that of a user's own calibration set), so that equal
+inputs give equal bytes. A step's entry is taken out before its outputs are replaced and put back after: whatever the
+manifest claims is there, even after a kill. It ends with a hash of itself, so that a byte flipped in it is found too.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ from typing import Literal
 
 import pydantic
 
+import nvlm_trt
+from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.checkpoint.disk import sync_folder
 from nvlm_trt.errors import ArtefactError
+from nvlm_trt.pipeline.digests import sha256_json
+from nvlm_trt.pipeline.recipe import Recipe
 
-__all__ = ["MANIFEST", "FileEntry", "Manifest", "StepEntry", "load_manifest", "write_beside"]
+__all__ = ["MANIFEST", "FileEntry", "Manifest", "StepEntry", "load_manifest", "manifest_for", "write_beside"]
 
 MANIFEST = "manifest.json"
+_OWN_HASH = "sha256_of_all_else"
 
 
 class _Model(pydantic.BaseModel):
@@ -41,14 +47,15 @@ class StepEntry(_Model):
 
 
 class Manifest(_Model):
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     nvlm_trt: str
     checkpoint: str
     recipe: dict[str, pydantic.JsonValue]
     steps: dict[str, StepEntry] = {}
 
     def dump(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+        data = self.model_dump(mode="json")
+        return json.dumps(data | {_OWN_HASH: sha256_json(data)}, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
 
     def files(self, path: str) -> dict[str, FileEntry]:
         """The recorded files at ``path`` or below it, whichever step made them; all of them for ""."""
@@ -72,11 +79,28 @@ def load_manifest(out: Path) -> Manifest | None:
     except OSError:
         raise _unreadable("cannot be opened") from None
     try:
-        return Manifest.model_validate_json(text)
-    except pydantic.ValidationError as error:
+        data = json.loads(text)
+        own_hash = data.pop(_OWN_HASH, None) if isinstance(data, dict) else None
+        manifest = Manifest.model_validate(data)
+    except (ValueError, RecursionError) as error:
+        if not isinstance(error, pydantic.ValidationError):
+            raise _unreadable("is not whole JSON") from None
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _unreadable(f"is damaged at {where}" if where else "is not whole JSON") from None
+        raise _unreadable(f"is damaged at {'.'.join(str(part) for part in first['loc']) or 'its start'}") from None
+    if own_hash != sha256_json(data):
+        raise _unreadable("was changed after it was written")
+    return manifest
+
+
+def manifest_for(checkpoint: Checkpoint, recipe: Recipe, out: Path) -> Manifest:
+    """A manifest with a new build's head and the steps of the last one, if there was one."""
+    last = load_manifest(out)
+    return Manifest(
+        nvlm_trt=nvlm_trt.__version__,
+        checkpoint=str(checkpoint.root.resolve()),
+        recipe=recipe.model_dump(mode="json"),
+        steps=dict(last.steps) if last is not None else {},
+    )
 
 
 def write_beside(file: Path, text: str) -> None:

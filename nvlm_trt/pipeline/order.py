@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nvlm_trt.pipeline.step import Step
 
-__all__ = ["in_order"]
+__all__ = ["in_order", "needed_for"]
 
 
 def in_order(steps: Sequence[Step]) -> list[Step]:
@@ -20,6 +20,15 @@ def in_order(steps: Sequence[Step]) -> list[Step]:
         ordered.append(ready)
         waiting.remove(ready)
     return ordered
+
+
+def needed_for(last: Step, ordered: Sequence[Step]) -> list[Step]:
+    """The step and those whose outputs it reads, directly or through others, in their order."""
+    needed = [last]
+    for step in reversed(ordered):
+        if step not in needed and any(_reads(other, step) for other in needed):
+            needed.append(step)
+    return [step for step in ordered if step in needed]
 
 
 def _reads(step: Step, other: Step) -> bool:

@@ -89,6 +89,11 @@ class DecoderRecipe(_DecoderSection):
     def world_size(self) -> int:
         return self.tp * self.pp
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether its checkpoint holds scales that only samples can give."""
+        return self.quantization == "fp8" or self.kv_cache == "fp8"
+
 
 class DecoderDraft(_DecoderSection):
     tp: TensorParallel | Auto = "auto"
@@ -103,10 +108,15 @@ class PromptRecipe(_Section):
 
 
 class CalibrationRecipe(_Section):
-    """``set`` is a JSONL file of prompts and pictures, relative to the recipe's; none means the shipped one."""
+    """``set`` is a JSONL file of prompts and pictures, relative to the recipe's; none means the shipped one.
 
-    method: Literal["amax", "percentile", "mse"] = "amax"
+    With an ``error_bound`` the linears are found that must stay unquantised to keep FP8's error below it.
+    """
+
+    method: str = pydantic.Field(default="amax", pattern=r"^(amax|mse|percentile(:[0-9]+(\.[0-9]+)?)?)$")
     set: str | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    error_bound: float | None = pydantic.Field(default=None, gt=0, lt=1)
 
 
 class WorkloadRecipe(_Section):
@@ -160,6 +170,9 @@ class RecipeDraft(_RecipeSections):
             raise ValueError("a tensorrt_llm decoder needs a [gpu] and a [container] section")
         if decoder.engine == "embedded" and (decoder.tp not in (1, "auto") or decoder.pp != 1):
             raise ValueError("the embedded decoder reads checkpoints with tp = 1 and pp = 1")
+        plain = decoder.quantization == "fp8" and not decoder.exclude and decoder.kv_cache == "bf16"
+        if decoder.engine == "embedded" and not plain:
+            raise ValueError("the embedded decoder reads checkpoints with all linears in FP8 and the KV cache in BF16")
         if self.gpu is None and decoder.max_batch_size == "auto":
             raise ValueError('decoder.max_batch_size = "auto" needs a [gpu] section')
         if self.gpu is not None and decoder.engine == "tensorrt_llm":
@@ -168,6 +181,8 @@ class RecipeDraft(_RecipeSections):
                 raise ValueError(f"decoder.tp times decoder.pp must be gpu.count, {self.gpu.count}, with tp 1, 2, 4, 8")
         if decoder.quantization == "none" and decoder.exclude:
             raise ValueError('decoder.exclude has no effect with quantization = "none"')
+        if decoder.quantization == "none" and (decoder.unified_checkpoint or self.calibration.error_bound):
+            raise ValueError('unified_checkpoint and error_bound are about FP8, and quantization is "none"')
         if decoder.kv_cache == "bf16" and decoder.force_kv_cache:
             raise ValueError('decoder.force_kv_cache has no effect with kv_cache = "bf16"')
         return self

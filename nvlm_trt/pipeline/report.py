@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-__all__ = ["BuildResult", "Outcome", "Reporter", "SilentReporter", "StepReport"]
+from nvlm_trt.pipeline.manifest import StepEntry
+from nvlm_trt.pipeline.memory import process_memory
+from nvlm_trt.pipeline.step import Step
+
+__all__ = ["BuildResult", "ByteCounter", "Outcome", "Reporter", "SilentReporter", "StepReport", "done_report"]
 
 Outcome = Literal["built", "kept", "left", "would build"]
 
@@ -43,13 +48,17 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """``finish_command`` is the one command that does everything that is left, or empty."""
+    """``finish_command`` is the one command that does everything that is left, or empty.
+
+    ``whole`` is whether all of the recipe's steps were asked for.
+    """
 
     out: Path
     recipe: str
     dry_run: bool
     steps: tuple[StepReport, ...]
     finish_command: tuple[str, ...] = ()
+    whole: bool = True
 
     @property
     def left(self) -> tuple[StepReport, ...]:
@@ -61,7 +70,7 @@ class BuildResult:
             "out": str(self.out),
             "recipe": self.recipe,
             "dry_run": self.dry_run,
-            "complete": not self.left and not self.dry_run,
+            "complete": self.whole and not self.left and not self.dry_run,
             "steps": [report.to_json() for report in self.steps],
             "finish_command": list(self.finish_command),
         }
@@ -84,3 +93,28 @@ class SilentReporter:
 
     def ended(self, report: StepReport) -> None:
         pass
+
+
+class ByteCounter:
+    """Adds up bytes for a reporter."""
+
+    def __init__(self, reporter: Reporter, total: int) -> None:
+        self._reporter = reporter
+        self._total = total
+        self._done = 0
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        self._reporter.advanced(self._done, self._total, "B")
+
+
+def done_report(step: Step, outcome: Literal["built", "kept"], entry: StepEntry, start: float) -> StepReport:
+    """``start`` is when the step began, by the monotonic clock."""
+    return StepReport(
+        step.name,
+        outcome,
+        seconds=time.monotonic() - start,
+        peak_rss_bytes=process_memory().peak_rss_bytes,
+        output_bytes=sum(file.size for file in entry.outputs.values()),
+        outputs=step.outputs,
+    )

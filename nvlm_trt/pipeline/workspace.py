@@ -2,7 +2,8 @@
 
 Everything that is not an artefact lies below ``DIR/.build``: the lock, the memory of digests, the log, and one
 ``*.partial`` folder for the running step. Outputs are synced there and renamed to their place, so they share a file
-system with it. A killed build leaves a ``*.partial`` folder and nothing else; the next build removes it.
+system with it. A killed build leaves a ``*.partial`` folder, which the next build removes, and for the longest steps a
+``*.scratch`` folder, from which it goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nvlm_trt.pipeline.manifest import write_beside
 
 __all__ = ["Workspace", "open_workspace"]
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_FOLDER = _NO_WRITE | {errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
 
@@ -43,13 +44,25 @@ class Workspace:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def install(self, partial: Path, outputs: tuple[str, ...]) -> None:
-        """Move outputs from the step's folder to their place, replacing what was there."""
-        for file in sorted(partial.rglob("*")):
+    def scratch(self, step: str) -> Path:
+        """A folder that outlives a kill; ``drop_scratch`` removes it."""
+        folder = self.inner / f"{step}.scratch"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def drop_scratch(self, step: str) -> None:
+        shutil.rmtree(self.inner / f"{step}.scratch", ignore_errors=True)
+
+    def sync(self, folder: Path) -> None:
+        """Bring a folder's files to disk."""
+        for file in sorted(folder.rglob("*")):
             if file.is_file():
                 _sync_file(file)
             elif file.is_dir():
                 sync_folder(file)
+
+    def install(self, partial: Path, outputs: tuple[str, ...]) -> None:
+        """Move synced outputs from the step's folder to their place, replacing what was there."""
         for output in outputs:
             place = self.out / output
             place.parent.mkdir(parents=True, exist_ok=True)

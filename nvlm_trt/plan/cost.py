@@ -6,7 +6,8 @@ were measured on a small machine and say so. A step that was never run at full s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 
@@ -76,7 +77,7 @@ def build_costs(config: NvlmConfig, recipe: Recipe, calibration_tokens: int, rat
     vision_bytes = sum(spec.nbytes for spec in vision)
     plan_bytes = vision_weight_bytes(config, recipe.vision.dtype)
     side_bytes = _side_bytes(config, vision, recipe.vision.dtype)
-    ranks = decoder_weights(config, recipe.decoder.tp, recipe.decoder.pp, recipe.decoder.quantization)
+    ranks = decoder_weights(config, recipe.decoder)
     engine_bytes = recipe.decoder.tp * sum(rank.total_bytes for rank in ranks)
     largest = max(rank.largest_tensor_bytes for rank in ranks)
     costs = [
@@ -86,9 +87,12 @@ def build_costs(config: NvlmConfig, recipe: Recipe, calibration_tokens: int, rat
     if recipe.vision.engine != "onnxruntime":
         memory, seconds = int(_BUILDER_FACTOR * plan_bytes), plan_bytes / rates.vision_build_bytes_s
         costs.append(StepCost("vision.engine", plan_bytes, plan_bytes, memory, seconds))
-    if recipe.decoder.quantization == "fp8":
-        costs.append(_calibration(config, decoder_bytes, calibration_tokens, rates))
+    costs += _sampled(config, recipe, decoder_bytes, calibration_tokens, rates)
     memory, seconds = _STREAMING_BYTES + largest, decoder_bytes / rates.convert_bytes_s
+    if recipe.decoder.unified_checkpoint:
+        # The rest of the model goes along as it is, but for fp32 that is bf16 in truth.
+        unified = ITEM_BYTES[config.dtype] * sum(spec.num_elements for spec in vision) + engine_bytes
+        costs.append(StepCost("decoder.unified", total_bytes, unified, memory, total_bytes / rates.convert_bytes_s))
     costs.append(StepCost("decoder.checkpoint", decoder_bytes, engine_bytes, memory, seconds))
     if recipe.production:
         memory = _ENGINE_HOST_FACTOR * engine_bytes
@@ -116,7 +120,20 @@ def _padded(tensor: TensorSpec) -> bool:
     return ".attn." in tensor.name and not tensor.name.endswith(".bias")
 
 
-def _calibration(config: NvlmConfig, decoder_bytes: int, tokens: int, rates: Rates) -> StepCost:
+def _sampled(config: NvlmConfig, recipe: Recipe, decoder_bytes: int, tokens: int, rates: Rates) -> Iterator[StepCost]:
+    """Steps that send samples through the layers, by how often: sensitivity runs exact, rounded, and to confirm."""
+    once = _pass(config, decoder_bytes, tokens, rates)
+    passes = {
+        "decoder.calibration": 1 if recipe.decoder.calibrated else 0,
+        "decoder.kv_cache": 1 if recipe.decoder.kv_cache == "fp8" else 0,
+        "decoder.sensitivity": 4 if recipe.calibration.error_bound is not None else 0,
+    }
+    for step, count in passes.items():
+        if count:
+            yield dataclasses.replace(once, step=step, seconds=count * once.seconds)
+
+
+def _pass(config: NvlmConfig, decoder_bytes: int, tokens: int, rates: Rates) -> StepCost:
     decoder = config.decoder
     linears = decoder.num_layers * (
         decoder.hidden_size * (decoder.qkv_size + decoder.q_size) + 3 * decoder.hidden_size * decoder.intermediate_size

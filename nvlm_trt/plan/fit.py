@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
+from nvlm_trt.decoder.trtllm_format import Mapping
 from nvlm_trt.errors import UsageError
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.pipeline.recipe import RecipeDraft, TensorParallel
 from nvlm_trt.plan.gpu import GPUS, GpuModel
 from nvlm_trt.plan.memory import gpu_memory
-from nvlm_trt.plan.resolve import sized
+from nvlm_trt.plan.resolve import sized, smallest
 from nvlm_trt.plan.weights import decoder_weights
 from nvlm_trt.plan.workload import Workload
 
@@ -32,13 +33,20 @@ def fits(config: NvlmConfig, draft: RecipeDraft, workload: Workload) -> tuple[Fi
     lines = []
     for gpu in GPUS.values():
         for tp in get_args(TensorParallel):
-            try:
-                weights = decoder_weights(config, tp, 1, draft.decoder.quantization)
-            except UsageError:
+            if not _divides(config, tp):
                 continue
             counts = {kind: _requests(config, draft, gpu, tp, kind, workload) for kind in ("bf16", "fp8")}
-            lines.append(Fit(gpu.name, tp, weights[0].total_bytes, counts))
+            [weights] = decoder_weights(config, smallest(draft, tp, pp=1).decoder)
+            lines.append(Fit(gpu.name, tp, weights.total_bytes, counts))
     return tuple(lines)
+
+
+def _divides(config: NvlmConfig, tp: int) -> bool:
+    try:
+        Mapping(tp).check(config.decoder)
+    except UsageError:
+        return False
+    return True
 
 
 def _requests(config: NvlmConfig, draft: RecipeDraft, gpu: GpuModel, tp: int, kv_cache: str, workload: Workload) -> int:

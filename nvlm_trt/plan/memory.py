@@ -103,7 +103,7 @@ def vision_activation_bytes_per_tile(vision: VisionConfig, dtype: str) -> int:
 def gpu_memory(config: NvlmConfig, recipe: Recipe, gpu: GpuModel) -> GpuMemory:
     """The fullest GPU of the recipe's tensor and pipeline groups."""
     decoder = recipe.decoder
-    stages = decoder_weights(config, decoder.tp, decoder.pp, decoder.quantization)
+    stages = decoder_weights(config, decoder)
     memories = []
     for stage, weights in enumerate(stages):
         first = stage == 0

@@ -19,7 +19,7 @@ from nvlm_trt.plan.gpu import GpuModel
 from nvlm_trt.plan.memory import gpu_memory
 from nvlm_trt.plan.workload import Workload
 
-__all__ = ["MOST_REQUESTS", "load_recipe", "resolve", "sized", "workload_of"]
+__all__ = ["MOST_REQUESTS", "load_recipe", "resolve", "sized", "smallest", "workload_of"]
 
 # More requests at once than this gain little: each step is then bound by arithmetic, and each costs prompt table.
 MOST_REQUESTS = 256
@@ -40,7 +40,7 @@ def resolve(draft: RecipeDraft, config: NvlmConfig) -> Recipe:
     recipe = sized(draft, config, gpu, tp)
     if recipe is not None:
         return recipe
-    memory = gpu_memory(config, _recipe(draft, tp=tp, max_batch_size=1), gpu)
+    memory = gpu_memory(config, smallest(draft, tp), gpu)
     tokens = workload_of(draft).total_tokens(config)
     needed = memory.used_bytes + tokens * memory.kv_bytes_per_token
     raise UsageError(
@@ -54,16 +54,19 @@ def resolve(draft: RecipeDraft, config: NvlmConfig) -> Recipe:
 def sized(draft: RecipeDraft, config: NvlmConfig, gpu: GpuModel, tp: int) -> Recipe | None:
     """The draft for so many GPUs of a model, whatever it names itself; None when not one usual request fits."""
     tokens, wanted = workload_of(draft).total_tokens(config), draft.decoder.max_batch_size
-    smallest = _recipe(draft, tp=tp, max_batch_size=1)
+    least = smallest(draft, tp)
     for batch_size in _candidates() if wanted == "auto" else [wanted]:
-        recipe = smallest.model_copy(
-            update={"decoder": smallest.decoder.model_copy(update={"max_batch_size": batch_size})}
-        )
+        recipe = least.model_copy(update={"decoder": least.decoder.model_copy(update={"max_batch_size": batch_size})})
         memory = gpu_memory(config, recipe, gpu)
         if memory.requests(tokens) >= (batch_size if wanted == "auto" else 1):
             full = recipe.decoder.model_copy(update={"max_kv_tokens": memory.kv_tokens})
             return recipe.model_copy(update={"decoder": full})
     return None
+
+
+def smallest(draft: RecipeDraft, tp: int, **sizes: Any) -> Recipe:
+    """The draft with a batch of one."""
+    return _recipe(draft, tp=tp, max_batch_size=1, **sizes)
 
 
 def workload_of(recipe: Recipe | RecipeDraft) -> Workload:

@@ -106,7 +106,7 @@ class _Pass:
         total = 0.0
         for stage, weights in enumerate(self._stages()):
             layers = stage_layers(self.config, self.recipe, stage)
-            compute = 2 * weights.linear_elements * tokens / self._linear_flops()
+            compute = self._linears_s(weights, tokens)
             # Causal: half of the square. Scores and their use are two products.
             attention = 2 * tokens**2 * decoder.q_size * layers / tp
             compute += attention / (self.gpu.bf16_flops * self.assumed.attention_efficiency)
@@ -118,19 +118,21 @@ class _Pass:
         total = 0.0
         for stage, weights in enumerate(self._stages()):
             cache = requests * context * stage_kv_bytes_per_token(self.config, self.recipe, stage)
-            compute = 2 * (weights.linear_elements + weights.head_elements) * requests / self._linear_flops()
+            compute = self._linears_s(weights, requests) + self._plain_s(weights.head_elements, requests)
             layers = stage_layers(self.config, self.recipe, stage)
             total += max(compute, (weights.read_bytes + cache) / self._bandwidth())
             total += layers * self._all_reduces_s(requests)
         return total
 
     def _stages(self) -> tuple[RankWeights, ...]:
-        sizes = self.recipe.decoder
-        return decoder_weights(self.config, sizes.tp, sizes.pp, sizes.quantization)
+        return decoder_weights(self.config, self.recipe.decoder)
 
-    def _linear_flops(self) -> float:
-        peak = self.gpu.fp8_flops if self.recipe.decoder.quantization == "fp8" else self.gpu.bf16_flops
-        return peak * self.assumed.gemm_efficiency
+    def _linears_s(self, weights: RankWeights, tokens: int) -> float:
+        fp8_s = 2 * weights.fp8_elements * tokens / (self.gpu.fp8_flops * self.assumed.gemm_efficiency)
+        return fp8_s + self._plain_s(weights.plain_elements, tokens)
+
+    def _plain_s(self, elements: int, tokens: int) -> float:
+        return 2 * elements * tokens / (self.gpu.bf16_flops * self.assumed.gemm_efficiency)
 
     def _bandwidth(self) -> float:
         return self.gpu.bandwidth_bytes_s * self.assumed.bandwidth_efficiency

@@ -6,54 +6,72 @@ import functools
 import math
 from dataclasses import dataclass
 
-from nvlm_trt.decoder.trtllm_format import Kind, Mapping, tensor_rules
+from nvlm_trt.decoder.linear_groups import select_groups
+from nvlm_trt.decoder.trtllm_format import Kind, Mapping, Precision, tensor_rules
 from nvlm_trt.model.config import NvlmConfig, VisionConfig
+from nvlm_trt.pipeline.recipe import DecoderRecipe
 
 __all__ = ["RankWeights", "decoder_weights", "vision_parameters", "vision_weight_bytes"]
 
 ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_FP8_BYTES = {Kind.WEIGHT: 1, Kind.WEIGHT_SCALE: 4, Kind.INPUT_SCALE: 4}
-_PLAIN_FACTOR = {Kind.WEIGHT: 1, Kind.WEIGHT_SCALE: 0, Kind.INPUT_SCALE: 0}
+_FP8_BYTES = {Kind.WEIGHT: 1, Kind.WEIGHT_SCALE: 4, Kind.INPUT_SCALE: 4, Kind.CACHE_SCALE: 4}
+_HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class RankWeights:
-    """What one rank of a pipeline stage holds. ``read_bytes`` are those that every step of the decoder reads: all
-    but the embedding, of which a step takes a few rows. ``linear_elements`` are weights of quantised linears."""
+    """What one rank of a pipeline stage holds.
+
+    ``read_bytes`` are those that every step of the decoder reads: all but the embedding, of which a step takes a few
+    rows. Elements are weights of the layers' linears, by precision, and of ``lm_head``.
+    """
 
     total_bytes: int
     read_bytes: int
-    linear_elements: int
+    fp8_elements: int
+    plain_elements: int
     head_elements: int
     largest_tensor_bytes: int
 
 
-@functools.cache
-def decoder_weights(config: NvlmConfig, tp: int, pp: int, quantization: str) -> tuple[RankWeights, ...]:
+def decoder_weights(config: NvlmConfig, decoder: DecoderRecipe) -> tuple[RankWeights, ...]:
     """For each pipeline stage, the weights of any of its ranks: ranks of a tensor group hold the same shapes.
 
-    Raises ``UsageError`` E-RECIPE-TP or E-RECIPE-PP for a split that the decoder does not allow.
+    Raises ``UsageError``: E-RECIPE-TP or E-RECIPE-PP for a split that the decoder does not allow, E-RECIPE-EXCLUDE for
+    patterns that name nothing or half of a fusion.
     """
+    return _decoder_weights(
+        config, decoder.tp, decoder.pp, decoder.quantization == "fp8", decoder.kv_cache == "fp8", decoder.exclude
+    )
+
+
+@functools.cache
+def _decoder_weights(
+    config: NvlmConfig, tp: int, pp: int, fp8_linears: bool, fp8_cache: bool, exclude: tuple[str, ...]
+) -> tuple[RankWeights, ...]:
     mapping = Mapping(tp, pp)
     mapping.check(config.decoder)
-    return tuple(_stage(config, mapping, stage, quantization) for stage in range(pp))
+    precision = Precision(fp8_linears, fp8_cache, select_groups(exclude, config.decoder.num_layers))
+    return tuple(_stage(config, mapping, stage, precision) for stage in range(pp))
 
 
-def _stage(config: NvlmConfig, mapping: Mapping, stage: int, quantization: str) -> RankWeights:
+def _stage(config: NvlmConfig, mapping: Mapping, stage: int, precision: Precision) -> RankWeights:
     plain = ITEM_BYTES[config.dtype]
-    total = read = linear = head = largest = 0
-    for rule in tensor_rules(config.decoder, mapping, stage):
+    total = read = fp8_elements = plain_elements = largest = 0
+    for rule in tensor_rules(config.decoder, mapping, stage, precision):
         elements = math.prod(rule.shape)
-        if quantization == "fp8":
-            nbytes = elements * _FP8_BYTES.get(rule.kind, plain)
-        else:
-            nbytes = elements * plain * _PLAIN_FACTOR.get(rule.kind, 1)
+        nbytes = elements * _FP8_BYTES.get(rule.kind, plain)
         total += nbytes
         largest = max(largest, elements * plain)
-        read += 0 if rule.name.endswith("vocab_embedding.weight") else nbytes
-        linear += elements if rule.kind is Kind.WEIGHT else 0
-        head += elements if rule.name == "lm_head.weight" else 0
-    return RankWeights(total, read, linear, head, largest)
+        if rule.name.endswith("vocab_embedding.weight"):
+            continue
+        read += nbytes
+        if rule.kind is Kind.WEIGHT:
+            fp8_elements += elements
+        elif len(rule.shape) == 2 and rule.name != _HEAD:
+            plain_elements += elements
+    head = config.decoder.vocab_size * config.decoder.hidden_size // mapping.tp if stage == mapping.pp - 1 else 0
+    return RankWeights(total, read, fp8_elements, plain_elements, head, largest)
 
 
 def vision_parameters(vision: VisionConfig) -> int:

@@ -20,7 +20,7 @@ TREE = {
     "doctor": {"--json", "--quiet"},
     "inspect": {"--json", "--quiet"},
     "plan": {"--recipe", "--pictures", "--text-tokens", "--answer-tokens", "--json", "--quiet"},
-    "build": {"--recipe", "-o", "--dry-run", "--json", "--quiet"},
+    "build": {"--recipe", "-o", "--until", "--dry-run", "--json", "--quiet"},
     "serve": {
         "--host",
         "--http-port",
