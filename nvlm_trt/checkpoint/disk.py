@@ -40,10 +40,10 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def write_beside(path: Path, text: str) -> None:
+def write_beside(path: Path, data: bytes) -> None:
     """Write the file beside its place, and to disk."""
-    with writing(path.name), partial_path(path).open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+    with writing(path.name), partial_path(path).open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -27,13 +27,13 @@ from nvlm_trt.checkpoint.buffers import BufferPool
 from nvlm_trt.checkpoint.direct_io import PAGE_BYTES, staging_buffer
 from nvlm_trt.checkpoint.disk import partial_path, publish, write_beside, writing
 from nvlm_trt.checkpoint.safetensors_draft import SafetensorsDraft
-from nvlm_trt.checkpoint.tensor_spec import DTYPES, TensorSpec
+from nvlm_trt.checkpoint.tensor_spec import DTYPES
 from nvlm_trt.checkpoint.tensor_stream import BLOCK_BYTES, Block, row_shape, stream_tensors
 from nvlm_trt.checkpoint.write_behind import WriteBehind, write_behind
 from nvlm_trt.decoder import fp8
 from nvlm_trt.decoder.calibration import Calibration
 from nvlm_trt.decoder.model_dtype import MODEL_TAGS, cast_to_model
-from nvlm_trt.decoder.placement import Group, OutputFile, groups_in_input_order, parts_by_source
+from nvlm_trt.decoder.placement import Group, OutputFile, groups_in_input_order, output_spec, parts_by_source
 from nvlm_trt.decoder.tensor_rule import Kind, TensorRule
 from nvlm_trt.errors import ArtefactError, CheckpointError
 
@@ -59,7 +59,7 @@ def convert(
     checkpoint: Checkpoint,
     calibration: Calibration | None,
     files: Sequence[OutputFile],
-    documents: Mapping[Path, str],
+    documents: Mapping[Path, bytes],
     *,
     quotient_dtype: np.dtype[Any] = fp8.FLOAT32,
     progress: Callable[[int, int], None] | None = None,
@@ -82,13 +82,13 @@ def convert(
         drafts = []
         staging = staging_buffer()  # one thread writes them all
         for file in files:
-            entries = [_spec(checkpoint, rule) for rule in file.rules]
+            entries = [output_spec(checkpoint, rule) for rule in file.rules]
             draft = SafetensorsDraft(file.path, entries, file.metadata, staging)
             undo.callback(draft.discard)
             drafts.append(draft)
-        for path, text in documents.items():
+        for path, data in documents.items():
             undo.callback(partial_path(path).unlink, missing_ok=True)
-            write_beside(path, text)
+            write_beside(path, data)
         converter = _Converter(checkpoint, calibration, files, drafts, quotient_dtype, progress)
         converter.run()
         for draft in drafts:
@@ -116,7 +116,7 @@ class _Converter:
         self._quotient_dtype = quotient_dtype
         self._model_dtype = DTYPES[MODEL_TAGS[checkpoint.config.dtype]]
         self._progress = progress
-        self._total_bytes = sum(_spec(checkpoint, rule).nbytes for file in files for rule in file.rules)
+        self._total_bytes = sum(output_spec(checkpoint, rule).nbytes for file in files for rule in file.rules)
         self.bytes_read = self.bytes_written = 0
         self.notes: set[str] = set()
 
@@ -197,14 +197,6 @@ class _Converter:
         self.bytes_written += sum(values.nbytes for _, _, _, values in pieces)
         if self._progress:
             self._progress(self.bytes_written, self._total_bytes)
-
-
-def _spec(checkpoint: Checkpoint, rule: TensorRule) -> TensorSpec:
-    if rule.kind is Kind.STORED:
-        dtype = checkpoint.info(rule.sources[0]).dtype
-    else:
-        dtype = {Kind.PLAIN: MODEL_TAGS[checkpoint.config.dtype], Kind.WEIGHT: "F8_E4M3"}.get(rule.kind, "F32")
-    return TensorSpec(rule.name, dtype, rule.shape)
 
 
 def _check_calibration(checkpoint: Checkpoint, calibration: Calibration | None, files: Sequence[OutputFile]) -> None:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nvlm_trt.checkpoint.base import Checkpoint
+from nvlm_trt.checkpoint.tensor_spec import TensorSpec
 from nvlm_trt.checkpoint.tensor_stream import row_shape
+from nvlm_trt.decoder.model_dtype import MODEL_TAGS
 from nvlm_trt.decoder.tensor_rule import Kind, Split, TensorRule
 
-__all__ = ["Group", "OutputFile", "Part", "groups_in_input_order", "parts_by_source"]
+__all__ = ["Group", "OutputFile", "Part", "groups_in_input_order", "output_spec", "parts_by_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,15 @@ class Group:
 
     names: tuple[str, ...]
     scales: tuple[tuple[int, TensorRule], ...] = ()
+
+
+def output_spec(checkpoint: Checkpoint, rule: TensorRule) -> TensorSpec:
+    """The tensor that a rule makes of this checkpoint."""
+    if rule.kind is Kind.STORED:
+        dtype = checkpoint.info(rule.sources[0]).dtype
+    else:
+        dtype = {Kind.PLAIN: MODEL_TAGS[checkpoint.config.dtype], Kind.WEIGHT: "F8_E4M3"}.get(rule.kind, "F32")
+    return TensorSpec(rule.name, dtype, rule.shape)
 
 
 def parts_by_source(checkpoint: Checkpoint, files: Sequence[OutputFile]) -> dict[str, list[Part]]:

@@ -44,10 +44,11 @@ def write_trtllm_checkpoint(
     excluded = select_groups(exclude, config.decoder.num_layers)
     precision = Precision(quantization == "fp8", kv_cache == "fp8", excluded)
     config_json = json.dumps(checkpoint_json(config, mapping, precision), indent=2, sort_keys=True) + "\n"
+    documents = {out_folder / "config.json": config_json.encode()}
     files = [
         OutputFile(out_folder / rank_file_name(stage * tp + position), rules, position, tp)
         for stage in range(pp)
         for rules in [tensor_rules(config.decoder, mapping, stage, precision)]
         for position in range(tp)
     ]
-    return convert(checkpoint, calibration, files, {out_folder / "config.json": config_json}, progress=progress)
+    return convert(checkpoint, calibration, files, documents, progress=progress)

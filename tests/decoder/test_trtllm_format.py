@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 
+from nvlm_trt.decoder.linear_groups import GroupKind, LinearGroup
 from nvlm_trt.decoder.trtllm_format import (
     Kind,
     Mapping,
+    Precision,
     Split,
     checkpoint_json,
     engine_file_name,
+    excluded_modules,
     rank_file_name,
     tensor_rules,
 )
@@ -135,6 +138,50 @@ def test_config_is_the_tables_but_for_the_kv_cache_and_the_producer() -> None:
     assert ours.pop("producer")["name"] == "nvlm-trt"
     assert ours.pop("quantization") == {**theirs["quantization"], "kv_cache_quant_algo": None}
     assert ours == {key: value for key, value in theirs.items() if key not in ("producer", "quantization")}
+
+
+def test_an_fp8_cache_adds_the_tables_scale_to_every_layer() -> None:
+    rules = tensor_rules(DECODER, Mapping(1), precision=Precision(kv_cache=True))
+    assert len(rules) == TABLE["counts"]["total_tensors"]
+    added = {rule.name for rule in rules} - {rule.name for rule in tensor_rules(DECODER, Mapping(1))}
+    assert added == {f"transformer.layers.{layer}.attention.kv_cache_scaling_factor" for layer in range(80)}
+
+
+def test_without_quantisation_the_bytes_are_the_tables() -> None:
+    rules = tensor_rules(DECODER, Mapping(1), precision=Precision(linears=False))
+    assert {rule.kind for rule in rules} == {Kind.PLAIN}
+    assert 2 * sum(math.prod(rule.shape) for rule in rules) == TABLE["bytes"]["bf16_same_model"]
+
+
+def groups(*layers: int) -> frozenset[LinearGroup]:
+    return frozenset(LinearGroup(layer, GroupKind.FC) for layer in layers)
+
+
+def test_a_stage_names_its_exclusions_by_its_own_layer_numbers() -> None:
+    excluded = Precision(excluded=groups(3, 43))
+    assert excluded_modules(DECODER, Mapping(1, 2), excluded) == [
+        "lm_head",
+        "transformer.layers.3.mlp.fc",
+        "transformer.layers.3.mlp.gate",
+    ]
+    plain = {rule.name for rule in tensor_rules(DECODER, Mapping(1, 2), 1, excluded) if rule.kind is Kind.PLAIN}
+    assert "transformer.layers.3.mlp.fc.weight" in plain
+    assert "transformer.layers.4.mlp.fc.weight" not in plain
+
+
+def test_an_exclusion_that_would_strike_another_stages_layer_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"transformer\.layers\.43\.mlp\.fc as well") as caught:
+        excluded_modules(DECODER, Mapping(1, 2), Precision(excluded=groups(3)))
+    assert caught.value.code == "E-RECIPE-EXCLUDE"
+
+
+def test_a_layer_that_only_the_longer_stages_have_may_be_excluded_alone() -> None:
+    decoder = dataclasses.replace(DECODER, num_layers=5)
+    assert excluded_modules(decoder, Mapping(1, 2), Precision(excluded=groups(2))) == [
+        "lm_head",
+        "transformer.layers.2.mlp.fc",
+        "transformer.layers.2.mlp.gate",
+    ]
 
 
 def test_config_follows_the_mapping_and_the_dtype() -> None:
