@@ -6,8 +6,9 @@ histogram has a fixed grid, the 32768 codes of a float32's upper half: so there 
 pass is enough, and counts are whole numbers that add up to the same in any order. Codes are 1/128 of a power of two
 apart, e4m3's numbers 1/8, so a code's middle stands for its values well enough.
 
-For e4m3 a smaller range gains little: it is a floating-point format, and its relative error is the same wherever a
-value lies above the subnormals. The gain is real only where an outlier pushes most values below 2^-15 of itself.
+For e4m3 a smaller range gains little, which is why ``amax`` is the default: it is a floating-point format whose
+relative error is the same for all values down to 2^-15 of the largest. The squared error is ruled by the largest
+values, so its search seldom clips more than a few per cent; it finds where the grid's powers of two fall well.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class RangeMethod:
 
     def choose(self, amax: float, histogram: NDArray[np.int64] | None) -> float:
         """The magnitude that becomes 448, at most ``amax``; both as float32 has them."""
-        if histogram is None or amax == 0:
+        if histogram is None or not self.needs_histogram or amax == 0:
             return amax
         upper = _code_values(np.arange(1, HISTOGRAM_CODES + 1))
         if self.name == "percentile":
