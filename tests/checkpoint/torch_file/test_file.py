@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nvlm_trt.checkpoint.tensor_spec import dtype_tag
@@ -303,16 +303,18 @@ def test_a_huge_directory_is_not_read(path: Path):
 
 @settings(deadline=None, max_examples=300)
 @given(st.integers(0, len(GOOD) - 1), st.binary(min_size=1, max_size=8))
+@example(155, b"\0.")
 def test_damage_is_read_or_refused_and_nothing_else(tmp_path_factory: pytest.TempPathFactory, at: int, put: bytes):
     path = tmp_path_factory.getbasetemp() / "damaged.pt"
     path.write_bytes(GOOD[:at] + put + GOOD[at + len(put) :])
     # Whatever else is raised would fail the test.
     with suppress(CheckpointError):
-        file, found = opened(path)
-        if isinstance(found, dict):
-            for tensor in found.values():
-                if isinstance(tensor, TensorRef):
-                    file.read(tensor).tobytes()
+        file = TorchFile(path, LABEL)
+        values = file.value.values() if isinstance(file.value, dict) else ()
+        tensors = [value for value in values if isinstance(value, TensorRef)]
+        file.locate(tensors)
+        for tensor in tensors:
+            file.read(tensor).tobytes()
 
 
 def test_a_missing_file_a_folder_and_a_pipe_are_said(path: Path, tmp_path: Path):
