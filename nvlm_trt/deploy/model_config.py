@@ -33,7 +33,7 @@ def write_model_config(config: ModelConfig, file: Path) -> None:
     file.write_text(text_format.MessageToString(config), encoding="utf-8")
 
 
-def set_parameter(config: ModelConfig, key: str, value: str | int | bool) -> None:
+def set_parameter(config: ModelConfig, key: str, value: str | float | bool) -> None:
     config.parameters[key].string_value = str(value).lower() if isinstance(value, bool) else str(value)
 
 
