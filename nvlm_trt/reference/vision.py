@@ -113,7 +113,7 @@ class _RmsNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden: Tensor) -> Tensor:
-        wide = hidden.float()
+        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         variance = wide[..., : self.width].square().sum(-1, keepdim=True) / self.width
         return cast(Tensor, self.weight * (wide * torch.rsqrt(variance + self.eps)).to(hidden.dtype))
 

@@ -32,16 +32,25 @@ def convert(array: NDArray[Any], dtype: GraphDtype) -> tuple[NDArray[Any], bool]
     target = NUMPY_DTYPE[dtype]
     if array.dtype == target:
         return array, True
-    if array.dtype == np.float32 and dtype == "bfloat16" and sys.byteorder == "little":
+    if (
+        array.dtype == np.float32
+        and dtype == "bfloat16"
+        and sys.byteorder == "little"
+        and _lower_halves_are_zero(array)
+    ):
         # bfloat16 is the upper half of a float32. Where all lower halves are zero, as in tensors that were bfloat16
         # once, taking the upper halves is exact and some thirty times faster than rounding.
         halves = np.ascontiguousarray(array).view(np.uint16)
-        if not halves[..., 0::2].any():
-            return np.ascontiguousarray(halves[..., 1::2]).view(target), True
+        return np.ascontiguousarray(halves[..., 1::2]).view(target), True
     with np.errstate(over="ignore"):
         converted = array.astype(target)
     exact = np.array_equal(converted.astype(np.float32), array.astype(np.float32))
     return converted, exact
+
+
+def _lower_halves_are_zero(array: NDArray[Any]) -> bool:
+    # All bits ORed together tell of every half at once, ten times as fast as looking at the lower ones alone.
+    return not int(np.bitwise_or.reduce(array.view(np.uint32), axis=None)) & 0xFFFF
 
 
 def is_finite(array: NDArray[Any]) -> bool:
