@@ -13,6 +13,7 @@ from nvlm_trt.decoder.conversion import ConversionReport, convert
 from nvlm_trt.decoder.linear_groups import select_groups
 from nvlm_trt.decoder.placement import OutputFile
 from nvlm_trt.decoder.trtllm_format import Mapping, Precision, checkpoint_json, rank_file_name, tensor_rules
+from nvlm_trt.errors import UsageError
 
 __all__ = ["ConversionReport", "write_trtllm_checkpoint"]
 
@@ -37,10 +38,14 @@ def write_trtllm_checkpoint(
     done and bytes in all.
 
     Raises ``UsageError`` E-RECIPE-TP or E-RECIPE-PP for a split the decoder does not allow, E-RECIPE-EXCLUDE for
-    patterns that name nothing or half of a fusion; and what ``convert`` raises.
+    patterns that name nothing or half of a fusion, or stand beside "none"; and what ``convert`` raises.
     """
     config, mapping = checkpoint.config, Mapping(tp, pp)
     mapping.check(config.decoder)
+    if exclude and quantization == "none":
+        raise UsageError(
+            "E-RECIPE-EXCLUDE", "Nothing is quantised, so nothing can be excluded.", "Leave out one of the two."
+        )
     excluded = select_groups(exclude, config.decoder.num_layers)
     precision = Precision(quantization == "fp8", kv_cache == "fp8", excluded)
     config_json = json.dumps(checkpoint_json(config, mapping, precision), indent=2, sort_keys=True) + "\n"

@@ -324,6 +324,11 @@ def test_scales_without_a_calibration_are_refused(checkpoint: Checkpoint, tmp_pa
     assert caught.value.code == "E-ARTEFACT-CALIBRATION"
 
 
+def test_excluding_from_nothing_is_refused(write: Write) -> None:
+    with pytest.raises(UsageError, match="E-RECIPE-EXCLUDE: Nothing is quantised"):
+        write(quantization="none", exclude=["*.layers.0.*"])
+
+
 @pytest.mark.parametrize("pattern", ["*.layers.0.mlp.gate", "*.layers.4.*", "*.layers.0.attention.q_proj"])
 def test_patterns_that_name_half_a_fusion_or_nothing_are_refused(write: Write, tmp_path: Path, pattern: str) -> None:
     with pytest.raises(UsageError) as caught:
