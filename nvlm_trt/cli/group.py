@@ -14,9 +14,11 @@ import nvlm_trt
 from nvlm_trt.cli.ask import ask
 from nvlm_trt.cli.build import build
 from nvlm_trt.cli.doctor import doctor
+from nvlm_trt.cli.explain import explain
 from nvlm_trt.cli.inspect import inspect
 from nvlm_trt.cli.plan import plan
 from nvlm_trt.cli.serve import serve
+from nvlm_trt.cli.verify import verify
 from nvlm_trt.errors import NvlmError
 
 __all__ = ["main"]
@@ -46,5 +48,5 @@ def main() -> None:
     """From an NVLM-D checkpoint to an answer from a Triton server."""
 
 
-for _command in (doctor, inspect, plan, build, serve, ask):
+for _command in (doctor, inspect, plan, build, verify, explain, serve, ask):
     main.add_command(_command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import (
@@ -22,7 +22,7 @@ from nvlm_trt.cli.output import shown_bytes
 from nvlm_trt.pipeline.memory import process_memory
 from nvlm_trt.pipeline.report import Reporter, SilentReporter, StepReport
 
-__all__ = ["build_reporter"]
+__all__ = ["build_reporter", "reading_reporter"]
 
 
 @contextlib.contextmanager
@@ -33,12 +33,26 @@ def build_reporter(*, quiet: bool) -> Iterator[Reporter]:
     elif not console.is_terminal:
         yield _Lines(console)
     else:
-        columns = (
-            *(TextColumn("{task.description}"), BarColumn(20), _Rate(), _Memory()),
-            *(TimeElapsedColumn(), TimeRemainingColumn()),
-        )
-        with Progress(*columns, console=console, transient=True) as progress:
+        with _progress(console) as progress:
             yield _Live(console, progress)
+
+
+@contextlib.contextmanager
+def reading_reporter(name: str, *, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """A live line on a terminal while files are read, nothing elsewhere."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    with _progress(console) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total, unit: progress.update(task, completed=done, total=total, unit=unit)
+
+
+def _progress(console: Console) -> Progress:
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(20), _Rate(), _Memory(), *times)
+    return Progress(*columns, console=console, transient=True)
 
 
 class _Lines:

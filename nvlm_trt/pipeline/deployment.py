@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nvlm_trt.errors import ArtefactError
+from nvlm_trt.pipeline.consistency import stale_steps
 from nvlm_trt.pipeline.manifest import load_manifest
 
 __all__ = ["Deployment", "open_deployment"]
@@ -24,7 +25,8 @@ def open_deployment(folder: Path, checkpoint: Path | None = None) -> Deployment:
     """Read the manifest; ``checkpoint`` says where the checkpoint lies now, if not where it was built from.
 
     Raises ``ArtefactError``: E-ARTEFACT-MANIFEST, E-ARTEFACT-DEPLOYMENT where nothing whole was built,
-    E-ARTEFACT-CHECKPOINT when the checkpoint is not where it was, E-ARTEFACT-FILE for a file that is gone or cut short.
+    E-ARTEFACT-CHECKPOINT when the checkpoint is not where it was, E-ARTEFACT-FILE for a file that is gone or cut short,
+    E-ARTEFACT-STALE for a step whose inputs were built anew after it.
     """
     manifest = load_manifest(folder)
     if manifest is None or _LAST_STEP not in manifest.steps:
@@ -36,6 +38,8 @@ def open_deployment(folder: Path, checkpoint: Path | None = None) -> Deployment:
     for name, entry in sorted(manifest.files("").items()):
         if not (folder / name).is_file() or (folder / name).stat().st_size != entry.size:
             raise ArtefactError("E-ARTEFACT-FILE", f"{name} is gone or cut short.", "Run the same build again.")
+    for step, reason in stale_steps(manifest).items():
+        raise ArtefactError("E-ARTEFACT-STALE", f"{step} is stale: {reason}.", "Run the same build again.")
     root = checkpoint or Path(manifest.checkpoint)
     if not (root / "config.json").is_file():
         raise ArtefactError(

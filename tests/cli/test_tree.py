@@ -21,6 +21,8 @@ TREE = {
     "inspect": {"--json", "--quiet"},
     "plan": {"--recipe", "--pictures", "--text-tokens", "--answer-tokens", "--json", "--quiet"},
     "build": {"--recipe", "-o", "--until", "--dry-run", "--json", "--quiet"},
+    "verify": {"--checkpoint", "--json", "--quiet"},
+    "explain": {"--json", "--quiet"},
     "serve": {
         "--host",
         "--http-port",

@@ -14,23 +14,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.cli import main
 from nvlm_trt.pipeline.builder import build
 from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.pipeline.manifest import load_manifest
+from nvlm_trt.plan.cost import Rates, build_costs
+from nvlm_trt.plan.resolve import load_recipe
 from nvlm_trt.resources import resource_folder
 from tests.pipeline.toys import snapshot
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED_STEPS = ["inspect", "vision.onnx", "decoder.calibration", "decoder.checkpoint", "triton.repository"]
 GPU_STEPS = ["vision.engine", "decoder.engine"]
-
-
-@pytest.fixture(scope="module")
-def built(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("built") / "embedded"
-    build(small_checkpoint, "embedded", out)
-    return out
 
 
 def changed_recipe(name: str, file: Path, old: str, new: str) -> str:
@@ -63,11 +59,22 @@ def test_building_twice_gives_the_same_bytes(built: Path, small_checkpoint: Path
     assert snapshot(tmp_path / "again") == snapshot(built)
 
 
-def test_only_the_batch_size_changed(small_checkpoint: Path, tmp_path: Path) -> None:
-    build(small_checkpoint, "embedded", tmp_path / "out")
+def test_only_the_batch_size_changed(small_checkpoint: Path, out_of_built: Path, tmp_path: Path) -> None:
     recipe = changed_recipe("embedded", tmp_path / "other.toml", "max_batch_size = 32", "max_batch_size = 4")
-    result = build(small_checkpoint, recipe, tmp_path / "out")
+    result = build(small_checkpoint, recipe, out_of_built)
     assert [report.step for report in result.steps if report.outcome == "built"] == ["triton.repository"]
+
+
+def test_bytes_are_as_planned(built: Path, small_checkpoint: Path) -> None:
+    manifest = load_manifest(built)
+    assert manifest is not None
+    config = open_checkpoint(small_checkpoint).config
+    for cost in build_costs(config, load_recipe("embedded", config), 1000, Rates()):
+        entry = manifest.steps[cost.step]
+        names = [name for name in entry.outputs if name.endswith(".safetensors")]
+        written = sum(entry.outputs[name].size for name in names)
+        # Headers and padding come on top.
+        assert cost.writes_bytes <= written <= cost.writes_bytes + 40_000 * len(names), cost.step
 
 
 def test_a_production_recipe_builds_what_it_can_and_lists_the_rest(small_checkpoint: Path, tmp_path: Path) -> None:

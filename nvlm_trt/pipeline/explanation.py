@@ -1,0 +1,157 @@
+"""What differs between a deployment as it was built and this machine as it is, and the cheapest repair of each thing.
+
+Two kinds of difference: those that keep it from being served here, and those that only make the next build do steps
+again. Files are looked at, not read: ``verify`` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nvlm_trt
+from nvlm_trt.errors import ArtefactError
+from nvlm_trt.pipeline.consistency import recorded_recipe, stale_steps
+from nvlm_trt.pipeline.engines_here import Here, engine_differences, this_machine
+from nvlm_trt.pipeline.keys import versions_of
+from nvlm_trt.pipeline.manifest import Manifest, load_manifest
+from nvlm_trt.pipeline.recipe_file import read_draft, recipe_names
+from nvlm_trt.pipeline.steps import steps_for
+
+__all__ = ["Difference", "Explanation", "explain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """``blocks`` is whether it keeps the deployment from being served here; ``repair`` is a command, or empty."""
+
+    part: str
+    built: str
+    here: str
+    blocks: bool
+    steps: tuple[str, ...] = ()
+    repair: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    recipe: str
+    differences: tuple[Difference, ...]
+
+    @property
+    def serves(self) -> bool:
+        return not any(difference.blocks for difference in self.differences)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": 1,
+            "recipe": self.recipe,
+            "serves": self.serves,
+            "differences": [asdict(difference) for difference in self.differences],
+        }
+
+
+def explain(out: Path, here: Here | None = None) -> Explanation:
+    """``here`` is this machine, unless another is given.
+
+    Raises ``ArtefactError`` E-ARTEFACT-MANIFEST, or E-ARTEFACT-DEPLOYMENT where nothing was built.
+    """
+    manifest = load_manifest(out)
+    if manifest is None:
+        raise ArtefactError(
+            "E-ARTEFACT-DEPLOYMENT",
+            f"{out.name or 'The folder'} holds no deployment.",
+            "Name the folder that nvlm-trt build was given.",
+        )
+    return Explanation(
+        str(manifest.recipe.get("name", "")), tuple(_Look(out, manifest, here or this_machine()).differences())
+    )
+
+
+class _Look:
+    def __init__(self, out: Path, manifest: Manifest, here: Here) -> None:
+        self._out = out
+        self._here = here
+        self._manifest = manifest
+        self._recipe = recorded_recipe(manifest)
+
+    def differences(self) -> Iterator[Difference]:
+        looks: tuple[Callable[[], Iterator[Difference]], ...] = (
+            *(self._checkpoint, self._files, self._left, self._stale, self._engines),
+            *(self._recipe_now, self._versions),
+        )
+        for look in looks:
+            yield from look()
+
+    def _checkpoint(self) -> Iterator[Difference]:
+        if not (Path(self._manifest.checkpoint) / "config.json").is_file():
+            serve = ("nvlm-trt", "serve", str(self._out), "--checkpoint", "FOLDER")
+            yield Difference("checkpoint", self._manifest.checkpoint, "not there", blocks=True, repair=serve)
+
+    def _files(self) -> Iterator[Difference]:
+        for step, entry in sorted(self._manifest.steps.items()):
+            for name, file in sorted(entry.outputs.items()):
+                place = self._out / name
+                size = place.stat().st_size if place.is_file() else None
+                if size != file.size:
+                    here = "not there" if size is None else f"{size} bytes"
+                    yield Difference(name, f"{file.size} bytes", here, True, (step,), self._build())
+
+    def _left(self) -> Iterator[Difference]:
+        if self._recipe is None:
+            yield Difference("recipe", "readable", "not readable by this version", True, repair=self._build())
+            return
+        left = [step.name for step in steps_for(self._recipe) if step.name not in self._manifest.steps]
+        if left:
+            yield Difference("steps", "not done yet", "-", True, tuple(left), self._build())
+
+    def _stale(self) -> Iterator[Difference]:
+        for step, reason in stale_steps(self._manifest).items():
+            yield Difference(step, reason, "the newer one is there", True, (step,), self._build())
+
+    def _engines(self) -> Iterator[Difference]:
+        for found in engine_differences(self._out, self._manifest, self._here):
+            yield Difference(found.part, found.built, found.here, True, (found.step,), self._build())
+
+    def _recipe_now(self) -> Iterator[Difference]:
+        """A shipped recipe that this version ships otherwise."""
+        if self._recipe is None or self._recipe.name not in recipe_names():
+            return
+        now = read_draft(self._recipe.name).model_dump(mode="json")
+        for key, built, here in _changed(self._recipe.model_dump(mode="json"), now):
+            # What the file leaves to be computed cannot differ, and where a set lies is the user's matter.
+            if here != "auto" and key != "decoder.max_kv_tokens":
+                yield Difference(f"recipe {key}", str(built), str(here), False, repair=self._build())
+
+    def _versions(self) -> Iterator[Difference]:
+        if self._manifest.nvlm_trt != nvlm_trt.__version__:
+            yield Difference("nvlm-trt", self._manifest.nvlm_trt, nvlm_trt.__version__, False)
+        differing: dict[tuple[str, str, str], list[str]] = {}
+        for step in steps_for(self._recipe) if self._recipe is not None else ():
+            entry = self._manifest.steps.get(step.name)
+            if entry is None:
+                continue
+            here = versions_of(step)
+            for name in sorted(entry.versions.keys() | here.keys()):
+                built_version, own = entry.versions.get(name, "-"), here.get(name, "-")
+                if built_version != own:
+                    differing.setdefault((name, built_version, own), []).append(step.name)
+        for (name, built_version, own), steps in differing.items():
+            yield Difference(name, built_version, own, False, tuple(steps), self._build())
+
+    def _build(self) -> tuple[str, ...]:
+        """The same build again: it does what is due and nothing else."""
+        name = str(self._manifest.recipe.get("name", ""))
+        recipe = name if name in recipe_names() else f"{name or 'RECIPE'}.toml"
+        return ("nvlm-trt", "build", self._manifest.checkpoint, "--recipe", recipe, "-o", str(self._out))
+
+
+def _changed(built: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for key in sorted(built.keys() | now.keys()):
+        old, new = built.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _changed(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}", old, new
