@@ -54,10 +54,7 @@ def write_safetensors(
             with writing(path.name):
                 _write(file, memoryview(header))
             for spec in ordered:
-                for piece in _pieces(spec, produce):
-                    digest.update(piece)
-                    with writing(path.name):
-                        _write(file, piece)
+                _write_tensor(file, path.name, spec, produce, digest)
             with writing(path.name):
                 os.fsync(file.fileno())
         with writing(path.name):
@@ -67,6 +64,14 @@ def write_safetensors(
         partial.unlink(missing_ok=True)
         raise
     return digest.hexdigest()
+
+
+def _write_tensor(file: FileIO, path_name: str, spec: TensorSpec, produce: Produce, digest: hashlib._Hash) -> None:
+    """A function of its own, because a last piece left in a variable keeps all of its tensor in memory."""
+    for piece in _pieces(spec, produce):
+        digest.update(piece)
+        with writing(path_name):
+            _write(file, piece)
 
 
 def _write(file: FileIO, left: memoryview) -> None:

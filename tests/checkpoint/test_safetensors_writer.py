@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,16 @@ def test_a_missing_folder_is_said(tmp_path: Path):
     with pytest.raises(BuildError, match="E-BUILD-WRITE") as caught:
         write_safetensors(tmp_path / "none" / "x", [], lambda _: np.ones(1))
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_tensor_is_gone_when_the_next_one_is_made(tmp_path: Path):
+    made: list[weakref.ref[Any]] = []
+
+    def produce(name: str) -> Any:
+        assert all(earlier() is None for earlier in made)
+        array = np.zeros(5, np.float32)
+        made.append(weakref.ref(array))
+        return array
+
+    write_safetensors(tmp_path / "x.safetensors", [TensorSpec(name, "F32", (5,)) for name in "abc"], produce)
+    assert len(made) == 3
