@@ -75,7 +75,7 @@ def links_for(dtype: GraphDtype) -> tuple[Link, ...]:
     exact = Link(
         TORCH_FLOAT32,
         TORCH_FLOAT64,
-        f"Sums of {_LONGEST_SUM} terms, the longest of the release, rounded by up to 2^-24 of the sum so far each time.",
+        f"Sums of up to {_LONGEST_SUM} terms, each rounded by up to 2^-24 of the sum so far.",
         math.sqrt(_LONGEST_SUM / 6) * _ROUNDING["float32"],
         grows=False,
     )
