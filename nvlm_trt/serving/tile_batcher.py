@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nvlm_trt.errors import CancelledError, OverloadedError
-from nvlm_trt.vision.engine import VisionEngine
+from nvlm_trt.vision.engine import VisionEngine, check_tiles
 
 __all__ = ["TileBatcher", "share_call"]
 
@@ -67,10 +67,12 @@ class TileBatcher:
     def submit(self, tiles: NDArray[np.uint8]) -> Future[Rows]:
         """Encode UINT8 [n, height, width, 3], n >= 1. The future's callbacks run in the batcher's thread.
 
-        Raises ``OverloadedError`` E-BUSY-VISION when too many tiles wait already.
+        Raises ``RequestError`` E-IMAGE-TILES for what the engine would not take: in the line it would hold up others;
+        ``OverloadedError`` E-BUSY-VISION when too many tiles wait already.
         """
         if len(tiles) == 0:
             raise ValueError("no tiles: answer such a request without the engine")
+        tiles = check_tiles(tiles, self._engine.tile_shape, self._max_waiting_tiles)
         job = _Job(tiles)
         job.future.set_running_or_notify_cancel()  # from now on it cannot be cancelled under the thread's feet
         with self._changed:
