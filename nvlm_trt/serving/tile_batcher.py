@@ -72,7 +72,7 @@ class TileBatcher:
         """
         if len(tiles) == 0:
             raise ValueError("no tiles: answer such a request without the engine")
-        tiles = check_tiles(tiles, self._engine.tile_shape, self._max_waiting_tiles)
+        tiles = check_tiles(tiles, self._engine.tile_shape, len(tiles))
         job = _Job(tiles)
         job.future.set_running_or_notify_cancel()  # from now on it cannot be cancelled under the thread's feet
         with self._changed:
