@@ -14,7 +14,8 @@ VISION_ARTEFACTS = ("vision/vision.onnx", "vision/weights.json", "vision/weights
 def _onnx(context: StepContext) -> None:
     from nvlm_trt.vision.export import export_vision
 
-    export_vision(context.checkpoint, context.into / "vision", context.recipe.vision.dtype)
+    vision = context.into / "vision"
+    export_vision(context.checkpoint, vision, context.recipe.vision.dtype, progress=context.advance)
 
 
 def _engine(context: StepContext) -> None:
