@@ -41,12 +41,13 @@ class Measured:
         self.peaks_kib = {"RssAnon": 0, "VmRSS": 0}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._started = time.perf_counter()
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._started
+        self.cpu_seconds = time.process_time() - self._cpu_started
         self._done.set()
         self._thread.join()
 
@@ -62,6 +63,7 @@ class Measured:
     def figures(self) -> dict[str, float]:
         return {
             "seconds": round(self.seconds, 2),
+            "cpu_seconds": round(self.cpu_seconds, 2),
             "peak_anonymous_gb": round(self.peaks_kib["RssAnon"] * 1024 / 1e9, 2),
             "peak_resident_gb": round(self.peaks_kib["VmRSS"] * 1024 / 1e9, 2),
         }
