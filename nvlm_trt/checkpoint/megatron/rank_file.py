@@ -38,7 +38,7 @@ class RankFile:
             raise CheckpointError(
                 "E-CKPT-VERSION",
                 f"{label} has checkpoint_version {shown(version)}; {_VERSION} is read.",
-                "Load and save the checkpoint with a Megatron-LM of 2021 or later.",
+                "Load and save the checkpoint with a newer Megatron-LM.",
             )
         iteration = saved.get("iteration")
         self.iteration = iteration if type(iteration) is int else None
