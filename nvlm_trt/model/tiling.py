@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nvlm_trt.model.config import TilingConfig
+from nvlm_trt.model.resample import Resample, pillow_resample
 
 __all__ = ["Grid", "choose_grid", "cut_tiles", "num_tiles"]
 
@@ -59,20 +60,19 @@ def num_tiles(grid: Grid, tiling: TilingConfig) -> int:
     return grid.area + _has_thumbnail(grid, tiling)
 
 
-def cut_tiles(image: Image.Image, tiling: TilingConfig) -> NDArray[np.uint8]:
+def cut_tiles(image: Image.Image, tiling: TilingConfig, resample: Resample = pillow_resample) -> NDArray[np.uint8]:
     """Tiles of an RGB image, uint8 [n, S, S, 3]: row by row, then the thumbnail.
 
-    Both are resized from the original by Pillow's bicubic filter, whose support grows when it shrinks and which rounds
-    to 8 bits after each of its two passes. Pillow before 13 runs the horizontal pass first, as the release did.
+    Both are resized from the original. ``resample`` decides how fast, never what comes out.
     """
     size, grid = tiling.tile_size, choose_grid(image.width, image.height, tiling)
+    sizes = [(size * grid.cols, size * grid.rows), (size, size)]
+    stretched = resample(image, sizes if _has_thumbnail(grid, tiling) else sizes[:1])
     tiles = np.empty((num_tiles(grid, tiling), size, size, 3), np.uint8)
     mosaic = tiles[: grid.area].reshape(grid.rows, grid.cols, size, size, 3)
-    mosaic[...] = (
-        _resized(image, size * grid.cols, size * grid.rows).reshape(grid.rows, size, grid.cols, size, 3).swapaxes(1, 2)
-    )
-    if _has_thumbnail(grid, tiling):
-        tiles[-1] = _resized(image, size, size)
+    mosaic[...] = stretched[0].reshape(grid.rows, size, grid.cols, size, 3).swapaxes(1, 2)
+    for thumbnail in stretched[1:]:
+        tiles[-1] = thumbnail
     return tiles
 
 
@@ -86,7 +86,3 @@ def _candidates(min_tiles: int, max_tiles: int) -> tuple[Grid, ...]:
     sides = range(1, max_tiles + 1)
     grids = (Grid(cols, rows) for cols in sides for rows in sides if min_tiles <= cols * rows <= max_tiles)
     return tuple(sorted(grids, key=lambda grid: grid.area))
-
-
-def _resized(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), dtype=np.uint8)

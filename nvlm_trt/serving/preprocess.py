@@ -23,6 +23,7 @@ from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.model.json_file import read_json_object
 from nvlm_trt.model.picture import PictureLimits, decode_picture
 from nvlm_trt.model.prompt import DEFAULT_SYSTEM, Prompt, PromptStyle, build_prompt
+from nvlm_trt.model.resample import Resample, pillow_resample
 from nvlm_trt.model.tiling import Grid, choose_grid, cut_tiles
 from nvlm_trt.model.tokenizer import NvlmTokenizer
 from nvlm_trt.serving.parameters import RequestFields, check_image_count
@@ -73,6 +74,7 @@ class Preprocessor:
         max_images: int,
         max_seq_len: int,
         picture_limits: PictureLimits | None = None,
+        resample: Resample = pillow_resample,
     ) -> None:
         """Raises ``CheckpointError``: E-TOKENIZER-VOCAB, E-CONFIG-VALUE for a checkpoint no prompt can be made for."""
         if tokenizer.vocab_len > config.decoder.vocab_size:
@@ -92,6 +94,7 @@ class Preprocessor:
         self.max_images = max_images
         self.max_seq_len = max_seq_len
         self.picture_limits = picture_limits or PictureLimits()
+        self._resample = resample
         self._style = style
         self._system = system
         self._keys = _request_keys()
@@ -106,6 +109,7 @@ class Preprocessor:
         max_images: int,
         max_seq_len: int,
         picture_limits: PictureLimits | None = None,
+        resample: Resample = pillow_resample,
     ) -> Preprocessor:
         """Read ``config.json`` and the tokenizer's files in ``model_folder``.
 
@@ -119,6 +123,7 @@ class Preprocessor:
             max_images=max_images,
             max_seq_len=max_seq_len,
             picture_limits=picture_limits,
+            resample=resample,
         )
 
     def prepare_client(self, values: Mapping[str, Any]) -> Prepared:
@@ -139,7 +144,7 @@ class Preprocessor:
         for number, data in enumerate(fields.images, 1):
             image = decode_picture(data, self.picture_limits, f"Picture {number}")
             sizes.append(image.size)
-            tiles.append(cut_tiles(image, self.config.tiling))
+            tiles.append(cut_tiles(image, self.config.tiling, self._resample))
         prompt = build_prompt(
             fields.text_input,
             [len(cut) for cut in tiles[1:]],

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from nvlm_trt.model.resample import Resample, pillow_resample
+from nvlm_trt.model.resample_kernel import CompiledResample
 from nvlm_trt.model.tokenizer import NvlmTokenizer
 from tests.model.qwen_ranks import write_qwen_tokenizer
 
@@ -19,3 +21,14 @@ def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def qwen(qwen_folder: Path) -> NvlmTokenizer:
     return NvlmTokenizer.from_folder(qwen_folder)
+
+
+@pytest.fixture(scope="session")
+def kernel() -> CompiledResample:
+    return CompiledResample()
+
+
+@pytest.fixture(params=["pillow", "compiled"])
+def resample(request: pytest.FixtureRequest) -> Resample:
+    compiled: CompiledResample = request.getfixturevalue("kernel")
+    return compiled if request.param == "compiled" else pillow_resample

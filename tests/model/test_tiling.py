@@ -38,8 +38,8 @@ def test_every_golden_size_gets_its_grid():
 @pytest.mark.parametrize(
     "case", GOLDEN["pixel_cases"]["entries"], ids=lambda case: f"{case['width']}x{case['height']}-{case['max_tiles']}"
 )
-def test_every_golden_picture_gets_its_pixels(case):
-    tiles = cut_tiles(_pattern(case["width"], case["height"]), tiling(case["max_tiles"]))
+def test_every_golden_picture_gets_its_pixels(case, resample):
+    tiles = cut_tiles(_pattern(case["width"], case["height"]), tiling(case["max_tiles"]), resample)
     assert [hashlib.sha256(tile.tobytes()).hexdigest() for tile in tiles] == case["tiles_sha256"]
 
 

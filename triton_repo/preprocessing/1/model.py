@@ -1,6 +1,7 @@
 """Checks a request and turns it into what the engines read."""
 
 from nvlm_trt.model.prompt import PromptStyle
+from nvlm_trt.model.resample import fastest_resample
 from nvlm_trt.serving.preprocess import Preprocessor
 from nvlm_trt.serving.preprocess_tensors import client_values, write_prepared
 from nvlm_trt.serving.triton import Parameters, answer_all, read_id, read_inputs, read_parameters, reporting_start
@@ -16,6 +17,7 @@ class TritonPythonModel:
                 system=parameters.text("system"),
                 max_images=parameters.integer("max_images"),
                 max_seq_len=parameters.integer("max_seq_len"),
+                resample=fastest_resample(),
             )
 
     def execute(self, requests):

@@ -1,0 +1,89 @@
+"""The compiled filter against Pillow's, which is the oracle: not one bit may differ."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nvlm_trt.model import resample as resample_module
+from nvlm_trt.model.resample import fastest_resample, pillow_resample
+from nvlm_trt.model.resample_kernel import CompiledResample, bicubic_taps
+
+# Shrinking and stretching by large factors, single pixels, and sides on both edges of a strip of 64 rows.
+SIDES = st.one_of(st.integers(1, 300), st.sampled_from([1, 2, 3, 63, 64, 65, 128, 129]))
+SIZES = st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=3)
+CONTENTS = st.sampled_from(["noise", "edges", "white", "ramp"])
+
+
+def picture(width: int, height: int, content: str, seed: int) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    shape = (height, width, 3)
+    if content == "noise":
+        pixels = rng.integers(0, 256, shape)
+    elif content == "edges":  # overshoots most, so that sums are cut at both ends
+        pixels = rng.integers(0, 2, shape) * 255
+    elif content == "white":
+        pixels = np.full(shape, 255)
+    else:
+        pixels = np.arange(height * width * 3).reshape(shape) % 256
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@given(SIDES, SIDES, SIZES, CONTENTS, st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=150)
+def test_the_kernel_gives_the_bits_of_pillow(kernel, width, height, sizes, content, seed):
+    image = picture(width, height, content, seed)
+    for seen, wanted in zip(kernel(image, sizes), pillow_resample(image, sizes), strict=True):
+        np.testing.assert_array_equal(seen, wanted)
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (1, 1), (65, 3001), (3001, 65)])
+def test_extreme_shapes(kernel, size):
+    image = picture(size[0], size[1], "noise", 1)
+    for seen, wanted in zip(kernel(image, [(96, 448)]), pillow_resample(image, [(96, 448)]), strict=True):
+        np.testing.assert_array_equal(seen, wanted)
+
+
+@given(st.integers(1, 70_000), st.integers(1, 3000))
+@settings(deadline=None)
+def test_taps_lie_in_the_picture_and_no_sum_can_leave_32_bits(in_size, out_size):
+    taps = bicubic_taps(in_size, out_size)
+    assert (taps.first >= 0).all()
+    assert (taps.count >= 1).all()
+    assert (taps.first + taps.count <= in_size).all()
+    assert 255 * np.abs(taps.weights.astype(np.int64)).sum(axis=1).max() + 2**21 < 2**31
+    # Each tap is rounded, so a row may miss one by half a unit for each.
+    assert (np.abs(taps.weights.sum(axis=1) - 2**22) <= taps.count).all()
+
+
+def test_the_fastest_is_compiled_where_there_is_a_compiler():
+    assert isinstance(fastest_resample(), CompiledResample)
+
+
+def test_without_a_compiler_it_is_pillow(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert fastest_resample() is pillow_resample
+
+
+def test_a_kernel_that_differs_in_one_bit_is_not_used(monkeypatch, kernel):
+    def off_by_one(image, sizes):
+        results = kernel(image, sizes)
+        results[-1][-1, -1, -1] ^= 1
+        return results
+
+    assert resample_module._agrees(kernel)
+    assert not resample_module._agrees(off_by_one)
+    monkeypatch.setattr("nvlm_trt.model.resample_kernel.CompiledResample", lambda: off_by_one)
+    assert fastest_resample() is pillow_resample
+
+
+def test_importing_loads_no_compiler():
+    code = "import sys, nvlm_trt.model.resample_kernel, nvlm_trt.model.tiling; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
