@@ -27,7 +27,8 @@ _PROBE_SIZE, _PROBE_TARGETS = (37, 75), ((11, 90), (64, 7))
 
 
 def pillow_resample(image: Image.Image, sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.uint8]]:
-    """Pillow before 13 runs the horizontal pass first, as the release did."""
+    """Pillow before 13 runs the horizontal pass first, as the release did; the vertical one where a picture is more
+    than 100 times as tall as wide and is to be shrunk."""
     return [np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.uint8) for size in sizes]
 
 

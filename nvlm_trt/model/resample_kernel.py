@@ -24,12 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nvlm_trt.model.resample import pillow_resample
+
 __all__ = ["CompiledResample", "Taps", "bicubic_taps"]
 
 _PRECISION_BITS = 22  # Pillow's: 32 bits less 8 of a pixel less 2 of head room
 _SUPPORT = 2.0  # the bicubic filter reaches two pixels to each side
 _A = -0.5
 _STRIP_ROWS = 64
+_SLIVER = 100  # times as tall as wide: such pictures Pillow may shrink vertically first, and has few pixels to do
 _BYTES_PER_PIXEL = 4  # Pillow keeps RGB in four bytes, and a pixel of four is turned with one move
 
 
@@ -82,6 +85,8 @@ class CompiledResample:
 
     def __call__(self, image: Image.Image, sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.uint8]]:
         width, height = image.size
+        if height > _SLIVER * width:
+            return pillow_resample(image, sizes)
         turned = np.empty((width, _STRIP_ROWS), np.uint32)
         sums = np.empty(_STRIP_ROWS * _BYTES_PER_PIXEL, np.int32)
         stages = [(bicubic_taps(width, wide), np.empty((height, wide, 3), np.uint8)) for wide, _ in sizes]

@@ -36,6 +36,13 @@ def picture(width: int, height: int, content: str, seed: int) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
+@given(st.integers(1, 9), st.integers(90, 110), SIDES, SIDES, st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_slivers_that_pillow_shrinks_vertically_first(kernel, width, ratio, wide, high, seed):
+    image = picture(width, width * ratio + 1, "noise", seed)
+    np.testing.assert_array_equal(kernel(image, [(wide, high)])[0], pillow_resample(image, [(wide, high)])[0])
+
+
 @given(SIDES, SIDES, SIZES, CONTENTS, st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=150)
 def test_the_kernel_gives_the_bits_of_pillow(kernel, width, height, sizes, content, seed):

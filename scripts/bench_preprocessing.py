@@ -1,0 +1,171 @@
+"""Decode and cut pictures: this project's path against the plain Pillow and numpy formulation, on one core.
+
+The plain formulation is the one of the release's example code: decode, convert to RGB, resize to the grid, crop, resize
+to the thumbnail, and for each tile float32, / 255, minus mean, / standard deviation, channels first; then stack. Ours
+ends in uint8 tiles, because the rest is in the vision graph. Both start at the same bytes of a JPEG.
+
+The run first checks that the compiled filter gives Pillow's bits for random sizes, and that our tiles, put through the
+plain formulation's arithmetic, are the plain formulation's floats. Times are processor seconds of this process, so that
+a machine shared with others still says what a core does.
+
+    python scripts/bench_preprocessing.py [--repeats 9] [--random-sizes 200] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image, features
+
+from nvlm_trt.model.config import TilingConfig
+from nvlm_trt.model.picture import decode_picture
+from nvlm_trt.model.resample import Resample, fastest_resample, pillow_resample
+from nvlm_trt.model.tiling import choose_grid, cut_tiles
+
+TILING = TilingConfig(tile_size=448, min_tiles=1, max_tiles=6, use_thumbnail=True)
+PICTURES = {"1080p": (1920, 1080), "12 megapixels": (4000, 3000)}
+QUALITY = 85
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--random-sizes", type=int, default=200)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    fastest = fastest_resample()
+    start_s = time.perf_counter() - began
+    check_random_sizes(fastest, options.random_sizes)
+    report = {
+        "circumstances": circumstances(),
+        "compiled": fastest is not pillow_resample,
+        "compile_s": round(start_s, 2),
+        "equal_on_random_sizes": options.random_sizes,
+        "pictures": [measure(name, size, fastest, options.repeats) for name, size in PICTURES.items()],
+    }
+    if options.json:
+        print(json.dumps(report, indent=2))
+        return
+    print(", ".join(f"{key} {value}" for key, value in circumstances().items()))
+    print(f"compiled: {report['compiled']}, in {start_s:.1f} s; equal to Pillow on {options.random_sizes} random sizes")
+    print(f"{'':16}{'JPEG bytes':>12}{'tiles':>7}{'decode':>10}{'plain':>10}{'Pillow':>10}{'compiled':>10}{'ratio':>8}")
+    for row in report["pictures"]:
+        print(
+            f"{row['name']:16}{row['jpeg_bytes']:>12,}{row['tiles']:>7}"
+            + "".join(f"{row[key]:>7.1f} ms" for key in ("decode_ms", "plain_ms", "pillow_ms", "compiled_ms"))
+            + f"{row['plain_ms'] / row['compiled_ms']:>7.2f}x"
+        )
+
+
+def measure(name: str, size: tuple[int, int], fastest: Resample, repeats: int) -> dict[str, Any]:
+    data = _jpeg(photograph(*size))
+    paths: dict[str, Callable[[], Any]] = {
+        "decode_ms": lambda: decode_picture(data),
+        "plain_ms": lambda: plain(data),
+        "pillow_ms": lambda: cut_tiles(decode_picture(data), TILING),
+        "compiled_ms": lambda: cut_tiles(decode_picture(data), TILING, fastest),
+    }
+    tiles = paths["compiled_ms"]()
+    wanted = paths["plain_ms"]()
+    if not np.array_equal(np.stack([normalise(tile) for tile in tiles]), wanted):
+        raise SystemExit(f"{name}: the tiles differ from the plain formulation's")
+    times: dict[str, list[float]] = {key: [] for key in paths}
+    for _ in range(repeats):  # in turn, so that a slow minute of the machine meets all of them
+        for key, path in paths.items():
+            began = time.process_time()
+            path()
+            times[key].append(1e3 * (time.process_time() - began))
+    return {
+        "name": name,
+        "jpeg_bytes": len(data),
+        "tiles": len(tiles),
+        **{key: round(statistics.median(values), 2) for key, values in times.items()},
+        "spread_ms": {key: [round(min(values), 2), round(max(values), 2)] for key, values in times.items()},
+    }
+
+
+def plain(data: bytes) -> NDArray[np.float32]:
+    """The peer, as one writes it: float32 [tiles, 3, 448, 448]."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    grid = choose_grid(image.width, image.height, TILING)
+    size = TILING.tile_size
+    stretched = image.resize((size * grid.cols, size * grid.rows), Image.Resampling.BICUBIC)
+    boxes = [(size * col, size * row) for row in range(grid.rows) for col in range(grid.cols)]
+    tiles = [stretched.crop((left, top, left + size, top + size)) for left, top in boxes]
+    if grid.area != 1:
+        tiles.append(image.resize((size, size), Image.Resampling.BICUBIC))
+    return np.stack([normalise(np.asarray(tile.convert("RGB"))) for tile in tiles])
+
+
+def normalise(tile: NDArray[np.uint8]) -> NDArray[np.float32]:
+    result: NDArray[np.float32] = ((tile.astype(np.float32) / 255 - MEAN) / STD).transpose(2, 0, 1)
+    return result
+
+
+def check_random_sizes(fastest: Resample, count: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        width, height, wide, high = (int(side) for side in np.exp(rng.uniform(0, np.log(900), 4)))
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        if not np.array_equal(fastest(image, [(wide, high)])[0], pillow_resample(image, [(wide, high)])[0]):
+            raise SystemExit(f"{width}x{height} to {wide}x{high}: the filters differ")
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    """Noise of all scales, falling off as in photographs: what a JPEG of it costs to decode is what theirs costs."""
+    rng = np.random.default_rng(0)
+    total = np.zeros((height, width, 3), np.float32)
+    cells = 4
+    while cells <= width:
+        noise = rng.standard_normal((max(2, cells * height // width), cells, 3)).astype(np.float32)
+        layers = [
+            np.asarray(Image.fromarray(noise[..., c]).resize((width, height), Image.Resampling.BICUBIC))
+            for c in range(3)
+        ]
+        for channel, layer in enumerate(layers):
+            total[..., channel] += (layers[0] + 0.3 * layer) / cells**0.6
+        cells *= 2
+    total *= 55 / total.std()
+    return Image.fromarray(np.clip(total + 118, 0, 255).astype(np.uint8))
+
+
+def circumstances() -> dict[str, str]:
+    return {
+        "processor": _processor(),
+        "Python": platform.python_version(),
+        "numpy": np.__version__,
+        "Pillow": PIL.__version__,
+        "libjpeg-turbo": str(features.version_feature("libjpeg_turbo")),
+    }
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()
