@@ -1,0 +1,324 @@
+"""How fast the decoder is converted to FP8, in how much memory, and what the machine would allow.
+
+    python scripts/bench_conversion.py CHECKPOINT --tp 1 --tp 8
+    python scripts/bench_conversion.py --sweep                 # small layers: 4, 8, 16, 32 of them, tp 1, 2, 4, 8
+
+Beside every conversion two other things are measured in the same run, on the same tensors, cold from the disk:
+
+simple   the simplest loop: read a tensor, amax, scale, cast, append it to one file; the same bytes in and out
+disk     the bytes alone, past the page cache: read the input once, write the output once, one after the other
+modelopt NVIDIA ModelOpt: the decoder as transformers' model, calibrated on 16 tokens, exported for TensorRT-LLM
+
+Each measurement is a fresh process, so its peak is its own. A conversion whose tensors differ between two repeats
+prints no figures. Scratch files go to --scratch and are removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from nvlm_trt import __version__
+from nvlm_trt.checkpoint.base import Checkpoint
+from nvlm_trt.checkpoint.direct_io import PAGE_BYTES, DirectReader, DirectWriter, aligned_buffer
+from nvlm_trt.checkpoint.registry import open_checkpoint
+from nvlm_trt.checkpoint.synthetic import SIZES, write_checkpoint
+from nvlm_trt.checkpoint.tensor_spec import DTYPES
+from nvlm_trt.decoder import fp8
+from nvlm_trt.decoder.calibration import Calibration, LayerAmax
+from nvlm_trt.decoder.trtllm_checkpoint import write_trtllm_checkpoint
+
+# 161 million parameters a layer: large enough for full disk speed, small enough for 32 of them.
+_SWEEP = replace(
+    SIZES["full"],
+    vision_hidden_size=320,
+    vision_intermediate_size=1280,
+    vision_layers=1,
+    vision_heads=5,
+    vision_dummy_heads=3,
+    hidden_size=4096,
+    intermediate_size=9728,
+    heads=32,
+    base_vocab=16000,
+    vocab_size=16384,
+)
+_CHUNK_BYTES = 16 << 20
+
+
+def convert(checkpoint: Checkpoint, out: Path, tp: int) -> tuple[int, int]:
+    layer = LayerAmax(qkv=4.0, dense=2.0, fc=4.0, proj=8.0, k_cache=3.0, v_cache=3.0)
+    calibration = Calibration((layer,) * checkpoint.config.decoder.num_layers, "0" * 64, 1, 1)
+    report = write_trtllm_checkpoint(checkpoint, calibration, out, tp=tp)
+    return report.bytes_read, report.bytes_written
+
+
+def simple(checkpoint: Checkpoint, out: Path, tp: int) -> tuple[int, int]:
+    done_in = done_out = 0
+    out.mkdir()
+    with (out / "all.bin").open("wb") as file:
+        for name in decoder_names(checkpoint):
+            info = checkpoint.info(name)
+            assert info.place is not None
+            dtype = DTYPES[info.dtype]
+            values = np.fromfile(info.place.file, dtype, info.nbytes // dtype.itemsize, offset=info.place.offset)
+            if name.endswith("_proj.weight"):
+                stored = fp8.quantize(values, fp8.scale_for(fp8.amax(values)))
+            else:
+                stored = values.astype(DTYPES["BF16"])
+            for _ in range(tp if "embed_tokens" in name else 1):
+                file.write(stored.view(np.uint8).data)
+                done_out += stored.nbytes
+            done_in += info.nbytes
+        file.flush()
+        os.fsync(file.fileno())
+    return done_in, done_out
+
+
+def disk(checkpoint: Checkpoint, out: Path, tp: int) -> tuple[int, int]:
+    infos = [checkpoint.info(name) for name in decoder_names(checkpoint)]
+    buffer = aligned_buffer(_CHUNK_BYTES + 2 * PAGE_BYTES)
+    out_bytes = 0
+    for info in infos:
+        assert info.place is not None
+        reader = DirectReader(info.place.file)
+        for start in range(0, info.nbytes, _CHUNK_BYTES):
+            reader.read(info.place.offset + start, min(_CHUNK_BYTES, info.nbytes - start), buffer)
+        reader.close()
+        elements = info.nbytes // DTYPES[info.dtype].itemsize
+        copies = tp if "embed_tokens" in info.name else 1
+        out_bytes += elements if info.name.endswith("_proj.weight") else 2 * elements * copies
+    out.mkdir()
+    writer = DirectWriter(out / "all.bin", out_bytes)
+    for start in range(0, out_bytes, _CHUNK_BYTES):
+        writer.write(start, buffer[: min(_CHUNK_BYTES, out_bytes - start)])
+    writer.sync()
+    writer.close()
+    return sum(info.nbytes for info in infos), out_bytes
+
+
+def modelopt(checkpoint: Checkpoint, out: Path, tp: int) -> tuple[int, int]:
+    from tests.decoder.modelopt_oracle import export_with_modelopt
+    from tests.decoder.qwen2 import random_samples
+
+    samples = random_samples(checkpoint.config.decoder.hidden_size, (16,))
+    export_with_modelopt(checkpoint, samples, {tp: out})
+    read = sum(checkpoint.info(name).nbytes for name in decoder_names(checkpoint))
+    return read, sum(file.stat().st_size for file in out.glob("*.safetensors"))
+
+
+WORK: dict[str, Callable[[Checkpoint, Path, int], tuple[int, int]]] = {
+    "convert": convert,
+    "simple": simple,
+    "disk": disk,
+    "modelopt": modelopt,
+}
+
+AGAINST = [what for what in WORK if what != "convert"]
+
+
+def decoder_names(checkpoint: Checkpoint) -> list[str]:
+    return [name for name in checkpoint.names() if name.startswith("language_model.")]
+
+
+def measure(what: str, folder: Path, out: Path, tp: int, answer: Any) -> None:
+    """In a process of its own."""
+    checkpoint = open_checkpoint(folder)
+    for name in checkpoint.names():
+        for file in checkpoint.files(name):
+            descriptor = os.open(file, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+    if what == "modelopt":
+        # Seconds that have nothing to do with the size of the model.
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        import modelopt.torch.export  # noqa: F401
+    before = memory()
+    with peaks() as peak:
+        started, cpu = time.perf_counter(), time.process_time()
+        bytes_in, bytes_out = WORK[what](checkpoint, out, tp)
+        seconds = time.perf_counter() - started
+    answer.put(
+        {
+            "seconds": seconds,
+            "cpu_seconds": time.process_time() - cpu,
+            "bytes_in": bytes_in,
+            "bytes_out": bytes_out,
+            "anonymous_gb": (peak["RssAnon"] - before["RssAnon"]) / 1e9,
+            "mapped_gb": (peak["RssFile"] - before["RssFile"]) / 1e9,
+            "digest": digest(out) if what == "convert" else "",
+        }
+    )
+
+
+def memory() -> dict[str, int]:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss")}
+
+
+@contextmanager
+def peaks() -> Iterator[dict[str, int]]:
+    peak, ended = memory(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            for name, value in memory().items():
+                peak[name] = max(peak[name], value)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+def digest(folder: Path) -> str:
+    """Of the scales and of the first MiB of each file: enough to see a race, quick enough not to disturb."""
+    total = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        with file.open("rb") as stream:
+            total.update(stream.read(1 << 20))
+    return total.hexdigest()
+
+
+def in_a_process(what: str, folder: Path, scratch: Path, tp: int) -> dict[str, Any]:
+    out = scratch / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    os.sync()
+    context = multiprocessing.get_context("spawn")
+    answer = context.SimpleQueue()
+    process = context.Process(target=measure, args=(what, folder, out, tp, answer))
+    process.start()
+    process.join()
+    shutil.rmtree(out, ignore_errors=True)
+    if process.exitcode:
+        raise click.ClickException(f"{what} failed.")
+    found: dict[str, Any] = answer.get()
+    return found
+
+
+def point(folder: Path, scratch: Path, tp: int, runs: int, against: tuple[str, ...]) -> dict[str, Any]:
+    """Figures for one checkpoint at one tp. All take turns, so that a busy minute hits all of them."""
+    found: dict[str, list[dict[str, Any]]] = {what: [] for what in ("convert", *against)}
+    for _ in range(runs):
+        for what in found:
+            found[what].append(in_a_process(what, folder, scratch, tp))
+    if len({run["digest"] for run in found["convert"]}) != 1:
+        raise click.ClickException("Two conversions gave different bytes: nothing was measured.")
+    layers = open_checkpoint(folder).config.decoder.num_layers
+    result: dict[str, Any] = {"layers": layers, "tp": tp}
+    for what, measured in found.items():
+        rates = sorted(run["bytes_in"] / run["seconds"] / 1e9 for run in measured)
+        result[what] = {"gb_per_s": statistics.median(rates), "least": rates[0], "most": rates[-1]}
+        result[what]["cpu_s_per_gb"] = statistics.median(run["cpu_seconds"] / run["bytes_in"] * 1e9 for run in measured)
+        for name in ("anonymous_gb", "mapped_gb"):
+            result[what][name] = max(run[name] for run in measured)
+    result["gb_in"], result["gb_out"] = (found["convert"][0][key] / 1e9 for key in ("bytes_in", "bytes_out"))
+    return result
+
+
+def circumstances() -> dict[str, Any]:
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "command": " ".join(["python", "scripts/bench_conversion.py", *sys.argv[1:]]),
+        "cpu": names[0].partition(":")[2].strip() if names else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "nvlm_trt": __version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    cells = [f"{result['layers']:>6} {result['tp']:>3} {result['gb_in']:>7.2f} {result['gb_out']:>7.2f}"]
+    own = result["convert"]
+    cells.append(f"{_rate(own):>18}")
+    cells.append(f"{own['cpu_s_per_gb']:>8.2f} {own['anonymous_gb']:>12.2f} {own['mapped_gb']:>9.2f}")
+    for what in WORK:
+        if what in result and what != "convert":
+            figures = result[what]
+            cells.append(f"{_rate(figures):>18} {own['gb_per_s'] / figures['gb_per_s']:>5.0%}")
+            cells.append(f"{figures['anonymous_gb']:>5.2f} GB")
+    click.echo("  ".join(cells))
+
+
+def _rate(figures: dict[str, float]) -> str:
+    return f"{figures['gb_per_s']:.2f} ({figures['least']:.2f}-{figures['most']:.2f})"
+
+
+@click.command(help=__doc__)
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+@click.option("--sweep", is_flag=True, help="Write checkpoints of 4 to 32 smaller layers and convert those.")
+@click.option("--tp", type=int, multiple=True, default=(1,), show_default=True)
+@click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--against",
+    type=click.Choice(AGAINST),
+    multiple=True,
+    default=("simple", "disk"),
+)
+@click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), default=Path(tempfile.gettempdir()))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def main(
+    folder: Path | None,
+    sweep: bool,
+    tp: tuple[int, ...],
+    runs: int,
+    against: tuple[str, ...],
+    scratch: Path,
+    as_json: bool,
+) -> None:
+    if sweep == (folder is not None):
+        raise click.UsageError("Name a checkpoint, or say --sweep.")
+    about, points = circumstances(), []
+    if not as_json:
+        for name, value in about.items():
+            click.echo(f"{name:>12}  {value}")
+        click.echo("GB/s are of input; median of the runs, least and most in brackets")
+        columns = f"{'layers':>6} {'tp':>3} {'GB in':>7} {'GB out':>7}  {'convert GB/s':>18}  "
+        columns += f"{'CPU s/GB':>8} {'anonymous GB':>12} {'mapped GB':>9}"
+        click.echo(columns + "".join(f"  {what + ' GB/s':>18} {'ratio':>5}  {'memory':>8}" for what in against))
+    with tempfile.TemporaryDirectory(dir=scratch) as own:
+        for checkpoint, sizes in _points(folder, tp, Path(own)):
+            for size in sizes:
+                points.append(point(checkpoint, Path(own), size, runs, against))
+                if not as_json:
+                    show(points[-1])
+    if as_json:
+        click.echo(json.dumps({**about, "points": points}, indent=2))
+
+
+def _points(folder: Path | None, tp: tuple[int, ...], scratch: Path) -> Iterator[tuple[Path, tuple[int, ...]]]:
+    """Checkpoints, and for each the tp to convert it for; one at a time lies on the disk."""
+    if folder is not None:
+        yield folder, tp
+        return
+    for layers in (4, 8, 16, 32):
+        checkpoint = scratch / f"layers{layers}"
+        write_checkpoint(checkpoint, replace(_SWEEP, layers=layers))
+        yield checkpoint, (1, 2, 4, 8) if layers == 32 else (1,)
+        shutil.rmtree(checkpoint)
+
+
+if __name__ == "__main__":
+    main()
