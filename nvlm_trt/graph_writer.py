@@ -49,13 +49,18 @@ class GraphWriter:
         self._nodes.append(helper.make_node(op_type, list(inputs), names, name=name, **attributes))
         return names
 
-    def constant(self, values: NDArray[Any]) -> str:
-        """A small constant inside the file; equal ones are one, named after their dtype and values."""
-        name = f"constant/{values.dtype}[{','.join(str(value) for value in values.ravel())}]"
-        if values.ndim != 1:
-            name += f"/{'x'.join(map(str, values.shape)) or 'scalar'}"
-        if name not in self._initializers:
-            self._initializers[name] = numpy_helper.from_array(values, name)
+    def constant(self, values: NDArray[Any], *, name: str = "") -> str:
+        """A small constant inside the file; equal ones are one, named after their dtype and values.
+
+        One that means something of its own has a ``name`` and is never shared.
+        """
+        if not name:
+            name = f"constant/{values.dtype}[{','.join(str(value) for value in values.ravel())}]"
+            if values.ndim != 1:
+                name += f"/{'x'.join(map(str, values.shape)) or 'scalar'}"
+        tensor = numpy_helper.from_array(values, name)
+        if self._initializers.setdefault(name, tensor) != tensor:
+            raise ValueError(f"{name} was declared twice, with different values")
         return name
 
     def integers(self, *values: int) -> str:

@@ -52,3 +52,12 @@ def test_only_the_last_value_can_be_renamed():
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     assert writer.model("m", [value], [result], 20).graph.node[-1].output == ["y"]
+
+
+def test_a_named_constant_is_its_own_and_has_one_value():
+    writer = GraphWriter()
+    one, other = (writer.constant(np.array(2, np.float32), name=name) for name in ("a.scale", "b.scale"))
+    assert (one, other) == ("a.scale", "b.scale")
+    assert writer.constant(np.array(2, np.float32), name="a.scale") == one
+    with pytest.raises(ValueError, match=r"a\.scale was declared twice"):
+        writer.constant(np.array(3, np.float32), name="a.scale")

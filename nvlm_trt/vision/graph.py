@@ -16,6 +16,9 @@ carries its checkpoint tensor's name. The choices that a reader may wonder about
   attention kernel, which keeps its sums in float32 inside anyway.
 * **No dummy heads.** The release pads 25 heads to 32 with zeros so that 8 GPUs can share them; they add exactly
   nothing, and without them the q and k norms divide by their own width again.
+* **FP8 where asked.** A linear with scales has QuantizeLinear and DequantizeLinear on its input and DequantizeLinear
+  on its e4m3 weight, both scales in the graph's dtype, which is the form that TensorRT makes an FP8 GEMM of. The rest
+  of the graph stays as it is, attention included.
 * **Opset 20** has GELU as one operator, is read by every TensorRT 10, and gives fewer kernels there than the
   attention operator of opset 23.
 """
@@ -25,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -32,9 +36,10 @@ from onnx import TensorProto, helper
 
 from nvlm_trt.graph_writer import GraphWriter
 from nvlm_trt.model.config import VisionConfig
-from nvlm_trt.vision.dtype import ONNX_DTYPE, GraphDtype
+from nvlm_trt.vision.dtype import NUMPY_DTYPE, ONNX_DTYPE, GraphDtype
+from nvlm_trt.vision.fp8 import LinearScales
 
-__all__ = ["INPUT", "OPSET", "OUTPUT", "parameters", "vision_graph"]
+__all__ = ["INPUT", "OPSET", "OUTPUT", "VisionGraph", "parameters", "vision_graph"]
 
 INPUT, OUTPUT = "tiles", "rows"
 OPSET = 20
@@ -45,15 +50,19 @@ _STD = (0.229, 0.224, 0.225)
 
 
 def vision_graph(
-    config: VisionConfig, dtype: GraphDtype = "bfloat16", stored: Mapping[str, GraphDtype] | None = None
+    config: VisionConfig,
+    dtype: GraphDtype = "bfloat16",
+    stored: Mapping[str, GraphDtype] | None = None,
+    scales: Mapping[str, LinearScales] | None = None,
 ) -> onnx.ModelProto:
     """The graph for ``config``, computing in ``dtype``.
 
     Input ``tiles`` UINT8 [tiles, S, S, 3], RGB; output ``rows`` in ``dtype``, [tiles, tokens_per_tile, output_size];
     only the number of tiles is dynamic. Every weight is an external initializer, in ``dtype`` unless ``stored`` names
-    another one for it: that one is then cast inside the graph.
+    another one for it: that one is then cast inside the graph. A linear in ``scales``, by its name without ``.weight``,
+    computes in FP8 and its weight is e4m3.
     """
-    return _VisionGraph(config, dtype, stored or {}).write()
+    return VisionGraph(config, dtype, stored or {}, scales or {}).write()
 
 
 def parameters(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
@@ -62,11 +71,22 @@ def parameters(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     return {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_location == outside}
 
 
-class _VisionGraph:
-    def __init__(self, config: VisionConfig, dtype: GraphDtype, stored: Mapping[str, GraphDtype]) -> None:
+class VisionGraph:
+    """The graph's parts as methods that write them; ``linear_inputs`` says which value enters each linear."""
+
+    def __init__(
+        self,
+        config: VisionConfig,
+        dtype: GraphDtype,
+        stored: Mapping[str, GraphDtype],
+        scales: Mapping[str, LinearScales],
+    ) -> None:
         self.config = config
         self.dtype = ONNX_DTYPE[dtype]
+        self.scale_dtype = NUMPY_DTYPE[dtype]
         self.stored = stored
+        self.scales = scales
+        self.linear_inputs: dict[str, str] = {}
         self.writer = GraphWriter()
         self.node = self.writer.node
         self.integers = self.writer.integers
@@ -179,9 +199,25 @@ class _VisionGraph:
 
     def linear(self, hidden: str, prefix: str, in_width: int, out_width: int, bias: bool = True) -> str:
         with self.writer.scope(prefix.rpartition(".")[2]):
-            weight = self.node("Transpose", self.weight(f"{prefix}.weight", out_width, in_width), perm=[1, 0])
-            hidden = self.node("MatMul", hidden, weight)
+            self.linear_inputs[prefix] = hidden
+            if prefix in self.scales:
+                hidden, weight = self.fp8_operands(hidden, prefix, out_width, in_width)
+            else:
+                weight = self.weight(f"{prefix}.weight", out_width, in_width)
+            hidden = self.node("MatMul", hidden, self.node("Transpose", weight, perm=[1, 0]))
             return self.node("Add", hidden, self.weight(f"{prefix}.bias", out_width)) if bias else hidden
+
+    def fp8_operands(self, hidden: str, prefix: str, *shape: int) -> tuple[str, str]:
+        """A linear's input rounded to e4m3 and its weight restored from it."""
+        scales, zero = self.scales[prefix], self.writer.constant(np.zeros((), ml_dtypes.float8_e4m3fn))
+        input_scale, weight_scale = (
+            self.writer.constant(np.array(scale, self.scale_dtype), name=f"{prefix}.{kind}_scale")
+            for kind, scale in (("input", scales.input), ("weight", scales.weight))
+        )
+        stored = self.writer.parameter(f"{prefix}.weight", shape, TensorProto.FLOAT8E4M3FN)
+        weight = self.node("DequantizeLinear", stored, weight_scale)
+        rounded = self.node("QuantizeLinear", hidden, input_scale, zero)
+        return self.node("DequantizeLinear", rounded, input_scale), weight
 
     def weight(self, name: str, *shape: int) -> str:
         """A checkpoint tensor in the graph's dtype."""

@@ -21,6 +21,7 @@ from nvlm_trt.vision.widen import widen
 
 __all__ = ["OnnxRuntimeEngine", "add_weights"]
 
+_CODES: dict[int, type[np.unsignedinteger[Any]]] = {1: np.uint8, 2: np.uint16}
 _LOAD_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -51,6 +52,8 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 4  # what goes wrong is raised; the log would repeat it in the library's words
         # Idle threads must not spin: the decoder runs on the same cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # FP8 weights are restored once, when the session loads, and not fused into kernels that do not know e4m3.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         add_weights(options, model, weights)
         try:
             self._session = onnxruntime.InferenceSession(
@@ -100,12 +103,12 @@ def add_weights(
 ) -> None:
     """Hand the session ``weights`` for the graph's external initializers: views, no copies.
 
-    Types of two bytes go as bare codes, because ONNX Runtime does not know numpy's bfloat16.
+    Types that numpy has no name for, bfloat16 and e4m3, go as bare codes.
     """
     declared = parameters(model)
     values = [
         onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
-            array.view(np.uint16) if array.dtype.itemsize == 2 else array, declared[name].data_type
+            array.view(_CODES.get(array.dtype.itemsize, array.dtype)), declared[name].data_type
         )
         for name, array in weights.items()
     ]

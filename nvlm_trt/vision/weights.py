@@ -28,6 +28,7 @@ from nvlm_trt.vision.graph import parameters
 __all__ = ["map_weights"]
 
 _TAG_OF_ONNX = {number: SAFETENSORS_DTYPE[name] for name, number in ONNX_DTYPE.items()}
+_TAG_OF_ONNX[TensorProto.FLOAT8E4M3FN] = "F8_E4M3"
 
 
 def map_weights(model: onnx.ModelProto, vision_folder: Path, checkpoint_folder: Path) -> dict[str, NDArray[Any]]:

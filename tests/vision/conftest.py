@@ -16,6 +16,7 @@ from nvlm_trt.model.tiling import cut_tiles
 from nvlm_trt.reference.vision import VisionReference
 from nvlm_trt.resources import resource_folder
 from nvlm_trt.vision.export import export_vision
+from nvlm_trt.vision.fp8_calibration import VisionCalibration, calibrate_vision, calibration_tiles
 from nvlm_trt.vision.onnxruntime_engine import OnnxRuntimeEngine
 
 MAX_TILES = 7
@@ -69,3 +70,13 @@ def real_tiles(checkpoint: Checkpoint) -> NDArray[np.uint8]:
     tiles: NDArray[np.uint8] = np.concatenate(cut)[:MAX_TILES]
     assert len(tiles) == MAX_TILES
     return tiles
+
+
+@pytest.fixture(scope="session")
+def fp8_tiles(checkpoint: Checkpoint, photos: list[bytes]) -> NDArray[np.uint8]:
+    return calibration_tiles(photos, checkpoint.config.tiling)
+
+
+@pytest.fixture(scope="session")
+def calibration(checkpoint: Checkpoint, fp8_tiles: NDArray[np.uint8]) -> VisionCalibration:
+    return calibrate_vision(checkpoint, fp8_tiles, threads=1)
