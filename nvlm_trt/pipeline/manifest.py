@@ -21,7 +21,7 @@ from nvlm_trt.errors import ArtefactError
 from nvlm_trt.pipeline.digests import sha256_json
 from nvlm_trt.pipeline.recipe import Recipe
 
-__all__ = ["MANIFEST", "FileEntry", "Manifest", "StepEntry", "load_manifest", "manifest_for", "write_beside"]
+__all__ = ["MANIFEST", "FileEntry", "Manifest", "StepEntry", "load_manifest", "manifest_for", "replace_text"]
 
 MANIFEST = "manifest.json"
 _OWN_HASH = "sha256_of_all_else"
@@ -103,13 +103,17 @@ def manifest_for(checkpoint: Checkpoint, recipe: Recipe, out: Path) -> Manifest:
     )
 
 
-def write_beside(file: Path, text: str) -> None:
-    """Write a small file so that a kill leaves the old one or the new one."""
+def replace_text(file: Path, text: str) -> None:
+    """Write a small file so that a kill, or a full disk, leaves the old one or the new one."""
     partial = file.with_name(f"{file.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(file)
     sync_folder(file.parent)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nvlm_trt.checkpoint.disk import sync_folder
 from nvlm_trt.errors import BuildError
-from nvlm_trt.pipeline.manifest import write_beside
+from nvlm_trt.pipeline.manifest import replace_text
 
 __all__ = ["Workspace", "open_workspace"]
 
@@ -90,7 +90,7 @@ class Workspace:
                 leftover.unlink()
 
     def write_text(self, name: str, text: str) -> None:
-        write_beside(self.out / name, text)
+        replace_text(self.out / name, text)
 
 
 @contextlib.contextmanager
