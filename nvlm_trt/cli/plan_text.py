@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nvlm_trt.cli.output import shown_bytes
-from nvlm_trt.plan.cost import MEASURED
+from nvlm_trt.plan.cost import RATE_ORIGINS
 from nvlm_trt.plan.planner import Plan
 from nvlm_trt.plan.roofline import ASSUMED
 from nvlm_trt.plan.weights import vision_weight_bytes
@@ -98,7 +98,7 @@ def _build(plan: Plan) -> Iterator[str]:
     )
     yield f"  rates, and about {plan.calibration_tokens:,} tokens of calibration:"
     values = plan.rates.to_json()
-    yield from (f"    {values[name]:<8g} {meaning}" for name, meaning in MEASURED.items())
+    yield from (f"    {values[name]:<8g} {meaning}" for name, meaning in RATE_ORIGINS.items())
 
 
 def _choices(plan: Plan) -> Iterator[str]:

@@ -12,7 +12,7 @@ from nvlm_trt.errors import UsageError
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.pipeline.recipe import Recipe
 
-__all__ = ["prompt_table_rows", "trtllm_build_command"]
+__all__ = ["gemm_plugin", "prompt_table_rows", "trtllm_build_command"]
 
 
 def prompt_table_rows(recipe: Recipe, config: NvlmConfig) -> int:
@@ -22,6 +22,11 @@ def prompt_table_rows(recipe: Recipe, config: NvlmConfig) -> int:
     """
     rows = recipe.prompt.max_images * config.tiling.most_tiles_per_image * config.vision.tokens_per_tile
     return recipe.decoder.max_batch_size * min(rows, recipe.decoder.max_seq_len)
+
+
+def gemm_plugin(recipe: Recipe) -> str:
+    """FP8 GEMMs are TensorRT's own, and the plugin would take them away from it; for BF16 it is the quicker one."""
+    return "disable" if recipe.decoder.quantization == "fp8" else "auto"
 
 
 def trtllm_build_command(
@@ -50,5 +55,6 @@ def trtllm_build_command(
         "--max_multimodal_len": str(prompt_table_rows(recipe, config)),
         "--workers": str(sizes.world_size),
         **FIXED_BUILD_FLAGS,
+        "--gemm_plugin": gemm_plugin(recipe),
     }
     return ["trtllm-build", *(word for flag in flags.items() for word in flag)]

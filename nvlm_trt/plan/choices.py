@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nvlm_trt.decoder.build_command import prompt_table_rows
+from nvlm_trt.decoder.build_command import gemm_plugin, prompt_table_rows
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.pipeline.recipe import Recipe, RecipeDraft
 from nvlm_trt.plan.resolve import MOST_REQUESTS
@@ -44,6 +44,10 @@ def choices(config: NvlmConfig, draft: RecipeDraft, recipe: Recipe) -> Iterator[
     else:
         forced = "the recipe forces it" if decoder.force_kv_cache else "if calibration's check passes"
         yield Choice("decoder.kv_cache", "fp8", f"half the bytes a token; {forced}")
+    if decoder.calibrated:
+        on_cpu = recipe.calibration.device == "cpu"
+        reason = 'needs no GPU; "cuda" is hundreds of times quicker where there is one' if on_cpu else "the recipe's"
+        yield Choice("calibration.device", recipe.calibration.device, reason)
     if decoder.exclude:
         yield Choice("decoder.exclude", ", ".join(decoder.exclude), "the recipe's: these linears stay unquantised")
     typed = "the recipe's"
@@ -84,7 +88,9 @@ def choices(config: NvlmConfig, draft: RecipeDraft, recipe: Recipe) -> Iterator[
             str(rows),
             f"max_batch_size times the {rows // decoder.max_batch_size} rows that one request may bring",
         )
-        yield Choice("--gemm_plugin", "disable", "FP8 GEMMs are TensorRT's own")
+        plugin = gemm_plugin(recipe)
+        reason = "FP8 GEMMs are TensorRT's own" if plugin == "disable" else "for GEMMs that are not quantised"
+        yield Choice("--gemm_plugin", plugin, reason)
         yield Choice("--use_paged_context_fmha", "enable", "sharing the KV blocks of equal pictures stands on it")
 
 

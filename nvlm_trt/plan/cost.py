@@ -17,7 +17,7 @@ from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.pipeline.recipe import Recipe
 from nvlm_trt.plan.weights import ITEM_BYTES, decoder_weights, vision_weight_bytes
 
-__all__ = ["MEASURED", "Rates", "StepCost", "build_costs", "checkpoint_bytes"]
+__all__ = ["RATE_ORIGINS", "Rates", "StepCost", "build_costs", "checkpoint_bytes"]
 
 _STREAMING_BYTES = 3_000_000_000
 # Tokens that go through a layer at once while calibrating, and the two wide float32 tensors they have in it.
@@ -34,19 +34,21 @@ class Rates:
     read_bytes_s: float = 0.85e9
     write_bytes_s: float = 0.7e9
     convert_bytes_s: float = 0.7e9
-    calibrate_flops: float = 1e11
+    calibrate_cpu_flops: float = 4e10
+    calibrate_cuda_flops: float = 2e13
     vision_build_bytes_s: float = 1.2e8
 
     def to_json(self) -> dict[str, float]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-MEASURED: Mapping[str, str] = MappingProxyType(
+RATE_ORIGINS: Mapping[str, str] = MappingProxyType(
     {
         "read_bytes_s": "reading and hashing a checkpoint's files, cold, one NVMe disk",
         "write_bytes_s": "writing and syncing large files beside reads, the same disk",
         "convert_bytes_s": "converting bf16 safetensors to FP8, bytes of input, 2 CPU cores, disk-bound",
-        "calibrate_flops": "float32 multiplications and additions of layer streaming, 2 CPU cores",
+        "calibrate_cpu_flops": "float32 multiplications and additions of layer streaming, 2 busy CPU cores",
+        "calibrate_cuda_flops": "the same on a CUDA device: not measured, a third of Hopper's float32 peak",
         "vision_build_bytes_s": "a TensorRT-RTX plan of the release's vision graph: 13.4 GB in 112 s, 2 CPU cores",
     }
 )
@@ -122,7 +124,9 @@ def _padded(tensor: TensorSpec) -> bool:
 
 def _sampled(config: NvlmConfig, recipe: Recipe, decoder_bytes: int, tokens: int, rates: Rates) -> Iterator[StepCost]:
     """Steps that send samples through the layers, by how often: sensitivity runs exact, rounded, and to confirm."""
-    once = _pass(config, decoder_bytes, tokens, rates)
+    on_cpu = recipe.calibration.device == "cpu"
+    flops = rates.calibrate_cpu_flops if on_cpu else rates.calibrate_cuda_flops
+    once = _pass(config, decoder_bytes, tokens, rates, flops)
     passes = {
         "decoder.calibration": 1 if recipe.decoder.calibrated else 0,
         "decoder.kv_cache": 1 if recipe.decoder.kv_cache == "fp8" else 0,
@@ -133,7 +137,7 @@ def _sampled(config: NvlmConfig, recipe: Recipe, decoder_bytes: int, tokens: int
             yield dataclasses.replace(once, step=step, seconds=count * once.seconds)
 
 
-def _pass(config: NvlmConfig, decoder_bytes: int, tokens: int, rates: Rates) -> StepCost:
+def _pass(config: NvlmConfig, decoder_bytes: int, tokens: int, rates: Rates, flops: float) -> StepCost:
     decoder = config.decoder
     linears = decoder.num_layers * (
         decoder.hidden_size * (decoder.qkv_size + decoder.q_size) + 3 * decoder.hidden_size * decoder.intermediate_size
@@ -142,5 +146,5 @@ def _pass(config: NvlmConfig, decoder_bytes: int, tokens: int, rates: Rates) -> 
     working = (
         decoder.hidden_size * decoder.intermediate_size * 4 + 2 * _CALIBRATION_BATCH * decoder.intermediate_size * 4
     )
-    seconds = 2 * linears * tokens / rates.calibrate_flops + decoder_bytes / rates.read_bytes_s
+    seconds = 2 * linears * tokens / flops + decoder_bytes / rates.read_bytes_s
     return StepCost("decoder.calibration", decoder_bytes, 0, hidden_states + working, seconds)

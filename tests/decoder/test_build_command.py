@@ -52,6 +52,13 @@ def test_the_command_of_the_shipped_recipe() -> None:
     ]
 
 
+def test_the_gemm_plugin_is_for_linears_that_are_not_quantised() -> None:
+    plain = recipe_with()
+    plain = plain.model_copy(update={"decoder": plain.decoder.model_copy(update={"quantization": "none"})})
+    words = command(plain)
+    assert words[words.index("--gemm_plugin") + 1] == "auto"
+
+
 recipes = st.builds(
     recipe_with,
     max_images=st.integers(1, 16),
