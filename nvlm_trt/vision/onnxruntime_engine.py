@@ -19,7 +19,7 @@ from nvlm_trt.vision.graph import INPUT, OUTPUT, parameters
 from nvlm_trt.vision.weights import map_weights
 from nvlm_trt.vision.widen import widen
 
-__all__ = ["OnnxRuntimeEngine", "add_weights"]
+__all__ = ["OnnxRuntimeEngine", "add_weights", "open_session"]
 
 _CODES: dict[int, type[np.unsignedinteger[Any]]] = {1: np.uint8, 2: np.uint16}
 _LOAD_ERRORS = (
@@ -46,23 +46,7 @@ class OnnxRuntimeEngine:
         self._info = GraphInfo.of(model)
         self._max_tiles = max_tiles
         weights = map_weights(model, vision_folder, checkpoint_folder)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.use_deterministic_compute = True
-        options.log_severity_level = 4  # what goes wrong is raised; the log would repeat it in the library's words
-        # Idle threads must not spin: the decoder runs on the same cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # FP8 weights are restored once, when the session loads, and not fused into kernels that do not know e4m3.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        add_weights(options, model, weights)
-        try:
-            self._session = onnxruntime.InferenceSession(
-                widen(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except _LOAD_ERRORS:
-            raise ArtefactError(
-                "E-ARTEFACT-GRAPH", "ONNX Runtime cannot load vision.onnx.", "Run nvlm-trt build again."
-            ) from None
+        self._session = open_session(widen(model), weights, threads)
         # The session may still read from the mapped files.
         self._weights = weights
 
@@ -96,6 +80,30 @@ class OnnxRuntimeEngine:
     def close(self) -> None:
         del self._session
         self._weights = {}
+
+
+def open_session(
+    model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]], threads: int | None = None
+) -> onnxruntime.InferenceSession:
+    """A deterministic session for a graph that computes in float32; the views in ``weights`` must outlive it.
+
+    Raises ``ArtefactError`` E-ARTEFACT-GRAPH.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4  # what goes wrong is raised; the log would repeat it in the library's words
+    # Idle threads must not spin: the decoder runs on the same cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # FP8 weights are restored once, when the session loads, and not fused into kernels that do not know e4m3.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    add_weights(options, model, weights)
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except _LOAD_ERRORS:
+        raise ArtefactError(
+            "E-ARTEFACT-GRAPH", "ONNX Runtime cannot load vision.onnx.", "Run nvlm-trt build again."
+        ) from None
 
 
 def add_weights(

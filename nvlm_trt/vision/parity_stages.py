@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from nvlm_trt.vision.artefact import read_graph
 from nvlm_trt.vision.graph import INPUT, parameters
-from nvlm_trt.vision.onnxruntime_engine import add_weights
+from nvlm_trt.vision.onnxruntime_engine import open_session
 from nvlm_trt.vision.weights import map_weights
 from nvlm_trt.vision.widen import widen
 
@@ -41,12 +40,7 @@ def run_stages(
     weights = map_weights(model, vision_folder, checkpoint_folder)
     hidden: NDArray[Any] = tiles
     for name, stage in cut_stages(widen(model)):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.use_deterministic_compute = True
-        options.log_severity_level = 4
-        add_weights(options, stage, {key: weights[key] for key in parameters(stage)})
-        session = onnxruntime.InferenceSession(stage.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = open_session(stage, {key: weights[key] for key in parameters(stage)}, threads)
         (hidden,) = session.run(None, {stage.graph.input[0].name: hidden})
         del session
         yield name, hidden
