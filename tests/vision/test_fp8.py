@@ -57,7 +57,8 @@ def test_a_scale_is_exact_in_the_graphs_dtype_and_clips_nothing(largest: float, 
     assert np.float32(np.array(scale, NUMPY_DTYPE[dtype])) == scale
     stored = fp8.quantize(np.array([largest], np.float32), scale)
     # The largest value lands on e4m3's largest number, unless the scale is held in the normal range.
-    assert float(stored[0]) == (448 if largest > 1e-30 else pytest.approx(float(stored[0])))
+    if largest > 1e-30:
+        assert float(stored[0]) == 448
     assert abs(fp8.restore(stored, scale)[0] - largest) <= largest * 2**-7 + 1e-35
 
 

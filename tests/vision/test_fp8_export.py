@@ -67,9 +67,7 @@ def test_stored_weights_restore_the_checkpoints_within_e4m3s_spacing(checkpoint:
         assert np.abs(stored.astype(np.float32)).max() == 448
 
 
-def test_the_calibrated_ranges_stand_in_the_graph(
-    checkpoint: Checkpoint, calibration: VisionCalibration, in_fp8: Path
-):
+def test_the_calibrated_ranges_stand_in_the_graph(checkpoint: Checkpoint, calibration: VisionCalibration, in_fp8: Path):
     scales = constants(in_fp8)
     assert len(scales) == 2 * len(calibration.amax)
     for name, amax in calibration.amax.items():
