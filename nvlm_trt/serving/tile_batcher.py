@@ -4,7 +4,9 @@ Requests wait in a line. Each call of the engine takes tiles from the front of t
 with more tiles than fit is cut over several calls, and small requests that wait at the same time share one. A request
 that arrives while a call runs joins the next one; nobody waits for company.
 
-If a call that several requests share fails, each is tried alone, so that one bad request spoils nobody's answer.
+If a call that several requests share fails, each is tried alone, so that one bad request spoils nobody's answer. If
+what one request sends does not fit the GPU's free memory, it is halved until it does. Memory comes back, so the next
+call is full again.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nvlm_trt.errors import CancelledError, OverloadedError
+from nvlm_trt.errors import CancelledError, NvlmError, OverloadedError
 from nvlm_trt.vision.engine import VisionEngine, check_tiles
 
-__all__ = ["TileBatcher", "share_call"]
+__all__ = ["Rows", "TileBatcher", "join_rows", "share_call"]
 
 Rows = Any
 """[n, tokens_per_tile, output_size]: float32 numpy, or a torch tensor where the engine gives one."""
@@ -120,6 +122,12 @@ class TileBatcher:
         try:
             rows = self._engine.encode(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
         except Exception as error:
+            if len(jobs) == 1 and _is_out_of_memory(error) and shares[0] > 1:
+                half = shares[0] // 2
+                self._encode(jobs, [half])
+                if not jobs[0].future.done():
+                    self._encode(jobs, [shares[0] - half])
+                return
             if len(jobs) == 1:
                 # Whatever a native library threw, the request that met it must be answered.
                 jobs[0].future.set_exception(error)
@@ -133,10 +141,15 @@ class TileBatcher:
             job.num_done += share
             begin += share
             if job.num_waiting == 0:
-                job.future.set_result(job.parts[0] if len(job.parts) == 1 else _join(job.parts))
+                job.future.set_result(job.parts[0] if len(job.parts) == 1 else join_rows(job.parts))
 
 
-def _join(parts: Sequence[Rows]) -> Rows:
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, NvlmError) and error.code == "E-ENGINE-MEMORY"
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """One array of all ``parts``, in whichever of the two libraries they are."""
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     import torch

@@ -1,16 +1,19 @@
-"""The embedded decoder's figures on the server's ``/metrics``.
+"""The embedded decoder's and the vision encoder's figures on the server's ``/metrics``.
 
 Only importable inside a Triton model process.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-__all__ = ["DecoderMetrics"]
+from nvlm_trt.serving.embedding_cache import CacheFigures
+
+__all__ = ["DecoderMetrics", "VisionMetrics"]
 
 
 class DecoderMetrics:
@@ -47,3 +50,29 @@ class DecoderMetrics:
             counter.increment(max(0, figures[f"{kind}_tokens"] - counter.value()))
         for part, counter in self._parts.items():
             counter.increment(max(0.0, figures[f"{part}_s"] - counter.value()))
+
+
+class VisionMetrics:
+    """``nvlm_vision_cache_tiles_total{outcome}`` since the start, ``nvlm_vision_cache_bytes`` now."""
+
+    def __init__(self) -> None:
+        self._tiles = pb_utils.MetricFamily(
+            name="nvlm_vision_cache_tiles_total",
+            description="Tiles found in the cache of embeddings, and tiles that had to be encoded",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self._bytes = pb_utils.MetricFamily(
+            name="nvlm_vision_cache_bytes",
+            description="Bytes of embeddings in the cache",
+            kind=pb_utils.MetricFamily.GAUGE,
+        )
+        self._outcomes = {name: self._tiles.Metric(labels={"outcome": name}) for name in ("hit", "miss")}
+        self._held = self._bytes.Metric(labels={})
+        self._lock = threading.Lock()
+
+    def update(self, figures: CacheFigures) -> None:
+        with self._lock:
+            for outcome, total in (("hit", figures.hits), ("miss", figures.misses)):
+                counter = self._outcomes[outcome]
+                counter.increment(max(0, total - counter.value()))
+            self._held.set(figures.bytes)

@@ -70,8 +70,16 @@ class TensorRtEngine:
         """The rows are ready on the current stream; nothing waits for them here."""
         torch = self._torch
         tiles = check_tiles(tiles, self.tile_shape, self._max_tiles)
-        pixels = torch.from_numpy(tiles).to(self._device)
-        rows = torch.empty((len(tiles), self.tokens_per_tile, self.output_size), dtype=self._dtype, device=self._device)
+        shape = (len(tiles), self.tokens_per_tile, self.output_size)
+        try:
+            pixels = torch.from_numpy(tiles).to(self._device)
+            rows = torch.empty(shape, dtype=self._dtype, device=self._device)
+        except torch.OutOfMemoryError:
+            raise ArtefactError(
+                "E-ENGINE-MEMORY",
+                f"The GPU has no memory left for the rows of {len(tiles)} tiles.",
+                "Ask again; if it stays, give the KV cache a smaller share of the GPU.",
+            ) from None
         self._context.set_input_shape(INPUT, tuple(pixels.shape))
         self._context.set_tensor_address(INPUT, pixels.data_ptr())
         self._context.set_tensor_address(OUTPUT, rows.data_ptr())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nvlm_trt.errors import CancelledError, OverloadedError, RequestError
+from nvlm_trt.errors import ArtefactError, CancelledError, OverloadedError, RequestError
 from nvlm_trt.serving.tile_batcher import TileBatcher, share_call
 
 
@@ -150,4 +150,41 @@ def test_tiles_that_no_engine_takes_never_stand_in_line(shape):
     with pytest.raises(RequestError, match="E-IMAGE-TILES"):
         batcher.submit(np.zeros(shape, np.uint8))
     assert batcher.submit(tiles_of(1)).result(5).tolist() == rows_of(1).tolist()
+    batcher.close()
+
+
+class SmallMemoryEngine(CountingEngine):
+    """Has memory for ``fits`` tiles at once, whatever its profile says."""
+
+    def __init__(self, fits: int) -> None:
+        super().__init__(max_tiles=16)
+        self.fits = fits
+
+    def encode(self, tiles):
+        if len(tiles) > self.fits:
+            raise ArtefactError("E-ENGINE-MEMORY", f"No memory for {len(tiles)} tiles.")
+        return super().encode(tiles)
+
+
+@pytest.mark.parametrize("fits", [1, 3, 7])
+@given(requests=st.lists(st.lists(st.integers(0, 200), min_size=1, max_size=20), min_size=1, max_size=4))
+def test_requests_that_do_not_fit_the_memory_are_halved_until_they_do(fits, requests):
+    engine = SmallMemoryEngine(fits)
+    engine.gate.clear()
+    batcher = TileBatcher(engine)
+    futures = [batcher.submit(tiles_of(*values)) for values in requests]
+    engine.gate.set()
+    for values, future in zip(requests, futures, strict=True):
+        np.testing.assert_array_equal(future.result(5)[:, :, :1], rows_of(*values))
+    batcher.close()
+    assert max(engine.calls) <= fits
+
+
+def test_a_tile_that_does_not_fit_alone_is_a_clear_error_and_the_batcher_lives_on():
+    engine = SmallMemoryEngine(0)
+    batcher = TileBatcher(engine)
+    with pytest.raises(ArtefactError, match="E-ENGINE-MEMORY"):
+        batcher.submit(tiles_of(1, 2, 3)).result(5)
+    engine.fits = 2
+    np.testing.assert_array_equal(batcher.submit(tiles_of(1, 2, 3)).result(5)[:, :, :1], rows_of(1, 2, 3))
     batcher.close()
