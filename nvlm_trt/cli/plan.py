@@ -36,7 +36,7 @@ def plan(
     """
     from nvlm_trt.cli.plan_text import plan_text
     from nvlm_trt.pipeline.recipe_file import read_draft
-    from nvlm_trt.plan.calibration_size import calibration_tokens
+    from nvlm_trt.plan.calibration_size import calibration_size
     from nvlm_trt.plan.planner import make_plan
     from nvlm_trt.plan.resolve import workload_of
     from nvlm_trt.plan.workload import Workload
@@ -49,8 +49,7 @@ def plan(
         text_tokens or usual.text_tokens,
         answer_tokens or usual.answer_tokens,
     )
-    tokens = calibration_tokens(config, draft.calibration.set)
-    made = make_plan(config, draft, calibration_tokens=tokens, workload=asked)
+    made = make_plan(config, draft, samples=calibration_size(config, draft.calibration.set), workload=asked)
     output.result(made.to_json(), plan_text(made))
 
 

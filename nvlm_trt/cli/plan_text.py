@@ -96,7 +96,7 @@ def _build(plan: Plan) -> Iterator[str]:
         f"  in all: {shown_bytes(plan.disk_bytes)} of disk beside the checkpoint, "
         f"{shown_bytes(plan.build_memory_bytes)} of memory at most, {shown_time(plan.build_seconds)}"
     )
-    yield f"  rates, and about {plan.calibration_tokens:,} tokens of calibration:"
+    yield f"  rates, and about {plan.samples.tokens:,} tokens and {plan.samples.tiles} tiles of calibration:"
     values = plan.rates.to_json()
     yield from (f"    {values[name]:<8g} {meaning}" for name, meaning in RATE_ORIGINS.items())
 

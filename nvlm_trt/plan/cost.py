@@ -15,6 +15,8 @@ from nvlm_trt.checkpoint.layout import expected_tensors
 from nvlm_trt.checkpoint.tensor_spec import TensorSpec
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.pipeline.recipe import Recipe
+from nvlm_trt.plan.calibration_size import CalibrationSize
+from nvlm_trt.plan.roofline import vision_flops
 from nvlm_trt.plan.weights import ITEM_BYTES, decoder_weights, vision_weight_bytes
 
 __all__ = ["RATE_ORIGINS", "Rates", "StepCost", "build_costs", "checkpoint_bytes"]
@@ -47,7 +49,7 @@ RATE_ORIGINS: Mapping[str, str] = MappingProxyType(
         "read_bytes_s": "reading and hashing a checkpoint's files, cold, one NVMe disk",
         "write_bytes_s": "writing and syncing large files beside reads, the same disk",
         "convert_bytes_s": "converting bf16 safetensors to FP8, bytes of input, 2 CPU cores, disk-bound",
-        "calibrate_cpu_flops": "float32 multiplications and additions of layer streaming, 2 busy CPU cores",
+        "calibrate_cpu_flops": "float32 arithmetic a second of layer streaming, 2 busy CPU cores; of the pictures too",
         "calibrate_cuda_flops": "the same on a CUDA device: not measured, a third of Hopper's float32 peak",
         "vision_build_bytes_s": "a TensorRT-RTX plan of the release's vision graph: 13.4 GB in 112 s, 2 CPU cores",
     }
@@ -70,7 +72,7 @@ def checkpoint_bytes(config: NvlmConfig) -> int:
     return sum(spec.nbytes for spec in expected_tensors(config).values())
 
 
-def build_costs(config: NvlmConfig, recipe: Recipe, calibration_tokens: int, rates: Rates) -> list[StepCost]:
+def build_costs(config: NvlmConfig, recipe: Recipe, samples: CalibrationSize, rates: Rates) -> list[StepCost]:
     """One entry for each step of the recipe, in the order of the build."""
     tensors = expected_tensors(config)
     vision = [spec for name, spec in tensors.items() if not name.startswith("language_model.")]
@@ -89,7 +91,7 @@ def build_costs(config: NvlmConfig, recipe: Recipe, calibration_tokens: int, rat
     if recipe.vision.engine != "onnxruntime":
         memory, seconds = int(_BUILDER_FACTOR * plan_bytes), plan_bytes / rates.vision_build_bytes_s
         costs.append(StepCost("vision.engine", plan_bytes, plan_bytes, memory, seconds))
-    costs += _sampled(config, recipe, decoder_bytes, calibration_tokens, rates)
+    costs += _sampled(config, recipe, decoder_bytes, samples, rates)
     memory, seconds = _STREAMING_BYTES + largest, decoder_bytes / rates.convert_bytes_s
     if recipe.decoder.unified_checkpoint:
         # The rest of the model goes along as it is, but for fp32 that is bf16 in truth.
@@ -122,11 +124,17 @@ def _padded(tensor: TensorSpec) -> bool:
     return ".attn." in tensor.name and not tensor.name.endswith(".bias")
 
 
-def _sampled(config: NvlmConfig, recipe: Recipe, decoder_bytes: int, tokens: int, rates: Rates) -> Iterator[StepCost]:
-    """Steps that send samples through the layers, by how often: sensitivity runs exact, rounded, and to confirm."""
+def _sampled(
+    config: NvlmConfig, recipe: Recipe, decoder_bytes: int, samples: CalibrationSize, rates: Rates
+) -> Iterator[StepCost]:
+    """Steps that send samples through the layers, by how often: sensitivity runs exact, rounded, and to confirm.
+
+    Each makes its samples anew, and pictures run on the CPU whatever the device.
+    """
     on_cpu = recipe.calibration.device == "cpu"
     flops = rates.calibrate_cpu_flops if on_cpu else rates.calibrate_cuda_flops
-    once = _pass(config, decoder_bytes, tokens, rates, flops)
+    pictures_s = vision_flops(config, samples.tiles) / rates.calibrate_cpu_flops
+    once = _pass(config, decoder_bytes, samples.tokens, rates, flops)
     passes = {
         "decoder.calibration": 1 if recipe.decoder.calibrated else 0,
         "decoder.kv_cache": 1 if recipe.decoder.kv_cache == "fp8" else 0,
@@ -134,7 +142,7 @@ def _sampled(config: NvlmConfig, recipe: Recipe, decoder_bytes: int, tokens: int
     }
     for step, count in passes.items():
         if count:
-            yield dataclasses.replace(once, step=step, seconds=count * once.seconds)
+            yield dataclasses.replace(once, step=step, seconds=count * once.seconds + pictures_s)
 
 
 def _pass(config: NvlmConfig, decoder_bytes: int, tokens: int, rates: Rates, flops: float) -> StepCost:

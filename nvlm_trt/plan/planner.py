@@ -12,6 +12,7 @@ from typing import Any
 from nvlm_trt.decoder.build_command import prompt_table_rows
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.pipeline.recipe import Recipe, RecipeDraft
+from nvlm_trt.plan.calibration_size import CalibrationSize
 from nvlm_trt.plan.choices import Choice, choices
 from nvlm_trt.plan.cost import Rates, StepCost, build_costs, checkpoint_bytes
 from nvlm_trt.plan.fit import Fit, fits
@@ -44,7 +45,7 @@ class Plan:
     choices: tuple[Choice, ...]
     assumptions: Assumptions
     rates: Rates
-    calibration_tokens: int
+    samples: CalibrationSize
 
     @property
     def prompt_table_rows(self) -> int:
@@ -105,7 +106,8 @@ class Plan:
                 "disk_bytes": self.disk_bytes,
                 "checkpoint_bytes": checkpoint_bytes(self.config),
                 "memory_bytes": self.build_memory_bytes,
-                "calibration_tokens": self.calibration_tokens,
+                "calibration_tokens": self.samples.tokens,
+                "calibration_tiles": self.samples.tiles,
             },
             "choices": [dataclasses.asdict(choice) for choice in self.choices],
             "assumptions": self.assumptions.to_json(),
@@ -117,7 +119,7 @@ def make_plan(
     config: NvlmConfig,
     draft: RecipeDraft,
     *,
-    calibration_tokens: int,
+    samples: CalibrationSize,
     workload: Workload | None = None,
     assumptions: Assumptions | None = None,
     rates: Rates | None = None,
@@ -135,7 +137,7 @@ def make_plan(
         num_requests = memory.requests(asked.total_tokens(config))
         num_full = max(1, min(num_requests, recipe.decoder.max_batch_size))
         quick = speed(config, recipe, recipe.gpu.model, asked, num_full, assumed)
-    costs = tuple(build_costs(config, recipe, calibration_tokens, measured))
+    costs = tuple(build_costs(config, recipe, samples, measured))
     table = fits(config, draft, asked)
     return Plan(
         config=config,
@@ -151,5 +153,5 @@ def make_plan(
         choices=tuple(choices(config, draft, recipe)),
         assumptions=assumed,
         rates=measured,
-        calibration_tokens=calibration_tokens,
+        samples=samples,
     )

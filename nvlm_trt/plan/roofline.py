@@ -19,7 +19,7 @@ from nvlm_trt.plan.memory import stage_kv_bytes_per_token, stage_layers
 from nvlm_trt.plan.weights import ITEM_BYTES, RankWeights, decoder_weights, vision_parameters
 from nvlm_trt.plan.workload import Workload
 
-__all__ = ["ASSUMED", "Assumptions", "Speed", "speed"]
+__all__ = ["ASSUMED", "Assumptions", "Speed", "speed", "vision_flops"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def speed(
     pass_ = _Pass(config, recipe, gpu, assumed)
     prompt = workload.prompt_tokens(config)
     middle = prompt + workload.answer_tokens // 2
-    vision_s = _vision_flops(config, workload) / (gpu.bf16_flops * assumed.vision_efficiency)
+    vision_s = vision_flops(config, workload.num_tiles(config)) / (gpu.bf16_flops * assumed.vision_efficiency)
     prefill_s = pass_.prefill_s(prompt)
     step_full_s = pass_.step_s(num_full, middle)
     busy_s = workload.answer_tokens * step_full_s + num_full * (vision_s + prefill_s)
@@ -148,10 +148,11 @@ class _Pass:
         return 2 * (self.assumed.all_reduce_latency_s + on_the_wire / rate)
 
 
-def _vision_flops(config: NvlmConfig, workload: Workload) -> float:
+def vision_flops(config: NvlmConfig, num_tiles: int) -> float:
+    """Multiplications and additions of the vision tower and the projector."""
     vision = config.vision
     projector = vision.shuffled_width * vision.projector_hidden_size + vision.projector_hidden_size * vision.output_size
     tower = vision_parameters(vision) - projector
     attention = 4 * vision.num_positions**2 * vision.hidden_size * vision.num_layers
     per_tile = 2 * tower * vision.num_positions + attention + 2 * projector * vision.tokens_per_tile
-    return float(per_tile * workload.num_tiles(config))
+    return float(per_tile * num_tiles)

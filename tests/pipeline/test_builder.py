@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nvlm_trt.errors import ArtefactError, BuildError, MissingToolError
+from nvlm_trt.errors import ArtefactError, BuildError, MissingToolError, UsageError
 from nvlm_trt.pipeline.builder import build
 from nvlm_trt.pipeline.report import BuildResult, StepReport
 from nvlm_trt.pipeline.step import Step, StepContext
@@ -80,6 +80,44 @@ def test_an_output_that_is_gone_or_cut_short_is_made_again(small_checkpoint, rec
     result = build(small_checkpoint, recipe, out, steps=toy_steps())
     assert outcomes(result) == {"first": "kept", "second": "built", "third": "kept"}
     assert snapshot(out) == before
+
+
+def test_until_does_a_step_and_what_it_needs(small_checkpoint: Path, recipe: str, out: Path) -> None:
+    result = build(small_checkpoint, recipe, out, steps=toy_steps(), until="second")
+    assert outcomes(result) == {"first": "built", "second": "built"}
+    assert not result.to_json()["complete"]
+    assert outcomes(build(small_checkpoint, recipe, out, steps=toy_steps()))["third"] == "built"
+    # What was done beyond the step is not touched.
+    before = snapshot(out)
+    assert outcomes(build(small_checkpoint, recipe, out, steps=toy_steps(), until="first")) == {"first": "kept"}
+    assert snapshot(out) == before
+
+
+def test_a_step_that_the_recipe_does_not_have(small_checkpoint: Path, recipe: str, out: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        build(small_checkpoint, recipe, out, steps=toy_steps(), until="fourth")
+    assert refused.value.code == "E-USAGE-STEP"
+    assert "first, second, third" in refused.value.fix
+    assert not out.exists()
+
+
+def test_scratch_outlives_a_failure_and_not_the_step(small_checkpoint: Path, recipe: str, out: Path) -> None:
+    seen: list[bool] = []
+
+    def run(context: StepContext) -> None:
+        note = context.scratch / "note"
+        seen.append(note.exists())
+        note.write_text("half of the work")
+        if len(seen) == 1:
+            raise BuildError("E-BUILD-TEST", "It broke.")
+        (context.into / "third").write_text("done")
+
+    steps = [dataclasses.replace(step, run=run) if step.name == "third" else step for step in toy_steps()]
+    with pytest.raises(BuildError):
+        build(small_checkpoint, recipe, out, steps=steps)
+    build(small_checkpoint, recipe, out, steps=steps)
+    assert seen == [False, True]
+    assert not list((out / ".build").glob("*.scratch"))
 
 
 def test_a_changed_checkpoint_is_noticed(small_checkpoint: Path, recipe: str, out: Path, tmp_path: Path) -> None:

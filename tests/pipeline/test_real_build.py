@@ -19,6 +19,7 @@ from nvlm_trt.cli import main
 from nvlm_trt.pipeline.builder import build
 from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.pipeline.manifest import load_manifest
+from nvlm_trt.plan.calibration_size import CalibrationSize
 from nvlm_trt.plan.cost import Rates, build_costs
 from nvlm_trt.plan.resolve import load_recipe
 from nvlm_trt.resources import resource_folder
@@ -69,7 +70,7 @@ def test_bytes_are_as_planned(built: Path, small_checkpoint: Path) -> None:
     manifest = load_manifest(built)
     assert manifest is not None
     config = open_checkpoint(small_checkpoint).config
-    for cost in build_costs(config, load_recipe("embedded", config), 1000, Rates()):
+    for cost in build_costs(config, load_recipe("embedded", config), CalibrationSize(0, 0), Rates()):
         entry = manifest.steps[cost.step]
         names = [name for name in entry.outputs if name.endswith(".safetensors")]
         written = sum(entry.outputs[name].size for name in names)

@@ -51,6 +51,63 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, old: str, new: str, said:
     assert "pydantic" not in str(wrong.value)
 
 
+PRODUCTION = """
+name = "mine"
+description = "For tests."
+
+[gpu]
+name = "H100-80GB"
+count = 4
+
+[vision]
+engine = "tensorrt"
+
+[decoder]
+engine = "tensorrt_llm"
+max_seq_len = 4096
+
+[container]
+image = "image"
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("H100-80GB", "H100", "gpu.name"),
+        ("count = 4", "count = 3", "the recipe"),
+        ("max_seq_len = 4096", "max_seq_len = 4096\ntp = 2", "the recipe"),
+        ("max_seq_len = 4096", "max_seq_len = 4096\ntp = 3", "decoder.tp"),
+        ("max_seq_len = 4096", 'max_seq_len = 4096\nmax_batch_size = "many"', "decoder.max_batch_size"),
+        ("max_seq_len = 4096", "max_seq_len = 4096\nforce_kv_cache = true", "the recipe"),
+        ("max_seq_len = 4096", 'max_seq_len = 4096\nquantization = "none"\nexclude = ["*"]', "the recipe"),
+        ("max_seq_len = 4096", 'max_seq_len = 4096\nquantization = "none"\nunified_checkpoint = true', "the recipe"),
+        ("[container]", '[calibration]\nmethod = "median"\n\n[container]', "calibration.method"),
+        ("[container]", "[calibration]\nerror_bound = 0.0\n\n[container]", "calibration.error_bound"),
+        ('[gpu]\nname = "H100-80GB"\ncount = 4\n', "", "the recipe"),
+        ('"tensorrt_llm"', '"embedded"\nkv_cache = "fp8"', "the recipe"),
+        ('[container]\nimage = "image"\n', "", "the recipe"),
+    ],
+)
+def test_what_cannot_be_built_together_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    """Nothing is passed over: a key that would have no effect is an error too."""
+    file = tmp_path / "mine.toml"
+    file.write_text(PRODUCTION)
+    assert read_draft(str(file)).decoder.tp == "auto"
+    assert old in PRODUCTION
+    file.write_text(PRODUCTION.replace(old, new))
+    with pytest.raises(UsageError) as wrong:
+        read_draft(str(file))
+    assert wrong.value.code == "E-RECIPE-KEY"
+    assert wrong.value.what.startswith(f"mine.toml: {said}:")
+
+
+def test_a_calibration_set_lies_where_the_recipe_says(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(PRODUCTION + '\n[calibration]\nset = "sets/my set.jsonl"\n')
+    assert read_draft(str(file)).calibration.set == str(tmp_path / "sets" / "my set.jsonl")
+
+
 @pytest.mark.parametrize("name", ["", "nowhere", "../embedded", "nowhere.toml", "embedded.tom"])
 def test_a_recipe_that_does_not_exist(name: str) -> None:
     with pytest.raises(UsageError) as wrong:
