@@ -95,6 +95,9 @@ class CachingEncoder:
     def submit(self, tiles: NDArray[np.uint8]) -> Future[Rows]:
         """As ``TileBatcher.submit``; the rows are not to be written to. Callbacks run in the batcher's thread, or in
         the caller's if all was known."""
+        if len(tiles) == 0 or tiles.dtype != np.uint8 or tiles.shape[1:] != self._batcher.tile_shape:
+            # The engine refuses these. They are not hashed first: tiles without pixels can be 2^40 in no bytes.
+            return self._batcher.submit(tiles)
         keys = [self._hash(tile) for tile in tiles]
         answer: Future[Rows] = Future()
         answer.set_running_or_notify_cancel()

@@ -66,6 +66,11 @@ class TileBatcher:
         self._thread = threading.Thread(target=self._run, name="tile-batcher", daemon=True)
         self._thread.start()
 
+    @property
+    def tile_shape(self) -> tuple[int, int, int]:
+        """(height, width, 3), the engine's."""
+        return self._engine.tile_shape
+
     def submit(self, tiles: NDArray[np.uint8]) -> Future[Rows]:
         """Encode UINT8 [n, height, width, 3], n >= 1. The future's callbacks run in the batcher's thread.
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from nvlm_trt.errors import OverloadedError, RequestError
 from nvlm_trt.serving.embedding_cache import CachingEncoder, EmbeddingCache, engine_key
 from nvlm_trt.serving.tile_batcher import TileBatcher
+from nvlm_trt.vision.engine import check_tiles
 from tests.serving.test_tile_batcher import CountingEngine, rows_of, tiles_of
 
 KEY = bytes(32)
@@ -127,6 +128,21 @@ def test_a_refused_request_leaves_nothing_under_way():
     first.result(5)
     np.testing.assert_array_equal(encoder.submit(tiles_of(3)).result(5), rows_of(3))
     encoder.close()
+
+
+def test_tiles_of_another_shape_are_refused_by_the_engine_and_never_hashed():
+    class CheckingEngine(CountingEngine):
+        def encode(self, tiles):
+            return super().encode(check_tiles(tiles, self.tile_shape, self.max_tiles))
+
+    encoder = encoder_of(CheckingEngine())
+    for tiles in (np.empty((2**40, 0, 0, 3), np.uint8), np.zeros((1, 2, 3, 3), np.uint8)):
+        with pytest.raises(RequestError, match="E-IMAGE-TILES"):
+            encoder.submit(tiles).result(5)
+    with pytest.raises(ValueError, match="no tiles"):
+        encoder.submit(tiles_of(1)[:0])
+    encoder.close()
+    assert encoder.figures().misses == 0
 
 
 def test_the_least_recently_used_goes_first_and_what_is_too_large_never_enters():
