@@ -316,7 +316,7 @@ def _points(folder: Path | None, tp: tuple[int, ...], scratch: Path) -> Iterator
     for layers in (4, 8, 16, 32):
         checkpoint = scratch / f"layers{layers}"
         write_checkpoint(checkpoint, replace(_SWEEP, layers=layers))
-        yield checkpoint, (1, 2, 4, 8) if layers == 32 else (1,)
+        yield checkpoint, (1, 2, 4, 8) if layers == 8 else (1,)
         shutil.rmtree(checkpoint)
 
 
