@@ -4,7 +4,8 @@ Text alone understates what pictures do to the first layers, so a set should hol
 requests: the preprocessor cuts, tags and tokenises, the vision engine makes the pictures' rows.
 
 Every prompt is prepared once at the start, so that a bad one shows before the long work; what stays is its token ids.
-Rows are made when they are asked for, picture by picture, and the vision engine is closed before the decoder begins.
+Rows are made when they are asked for. The vision half runs in stages, one layer's weights at a time, for the pictures
+of as many prompts as one pass may hold: the whole tower in float32 is 25 GB, and this has to run beside a laptop's RAM.
 """
 
 from __future__ import annotations
@@ -27,14 +28,13 @@ from nvlm_trt.model.tokenizer import NvlmTokenizer
 from nvlm_trt.pipeline.recipe import Recipe
 from nvlm_trt.serving.parameters import RequestFields
 from nvlm_trt.serving.preprocess import Prepared, Preprocessor
-from nvlm_trt.vision.engine import VisionEngine
-from nvlm_trt.vision.registry import load_engine
+from nvlm_trt.vision.graph_stages import encode_in_stages
 
 __all__ = ["PromptSamples", "build_samples"]
 
 _EMBEDDING = "language_model.model.embed_tokens.weight"
-# One picture of the most tiles; more would only cost memory.
-_TILES_PER_CALL = 7
+# Tiles in one pass over the vision weights; two of their hidden states are held, 0.84 GB in the release's size.
+_TILES_PER_PASS = 32
 
 Floats = NDArray[np.float32]
 
@@ -85,9 +85,7 @@ class PromptSamples:
         self._file = file
         self._prompts = prompts
         self._progress = progress
-        self._engine: VisionEngine | None = None
-        # Prompts about the same pictures stand together in a set, as a rule: they share one run of the vision engine.
-        self._last_pictures: tuple[tuple[Path, ...], Floats] | None = None
+        self._picture_rows: dict[tuple[Path, ...], Floats] = {}
         self._ids: list[NDArray[np.int32]] = []
         digest = hashlib.sha256(self._vision_identity().encode())
         for prompt in prompts:
@@ -117,16 +115,13 @@ class PromptSamples:
         rows = np.empty((len(ids), embedding.shape[1]), np.float32)
         rows[~virtual] = embedding[ids[~virtual]].astype(np.float32)
         if virtual.any():
-            rows[virtual] = self._picture_rows(self._prompts[index])[ids[virtual] - len(embedding)]
+            rows[virtual] = self._rows_of_pictures(index)[ids[virtual] - len(embedding)]
         if self._progress:
             self._progress(index + 1, len(self))
         return rows
 
     def release(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-        self._engine = None
-        self._last_pictures = None
+        self._picture_rows = {}
         self._checkpoint.drop_pages(_EMBEDDING)
 
     def _prepare(self, prompt: CalibrationPrompt) -> Prepared:
@@ -136,20 +131,29 @@ class PromptSamples:
         except RequestError as error:
             raise refused(self._file, prompt.line, f"cannot be asked: {error.what.rstrip('.')}") from None
 
-    def _picture_rows(self, prompt: CalibrationPrompt) -> Floats:
-        if self._last_pictures is None or self._last_pictures[0] != prompt.images:
-            if self._engine is None:
-                self._engine = load_engine("onnxruntime", self._vision_folder, self._checkpoint.root, _TILES_PER_CALL)
-            self._last_pictures = prompt.images, _encode(self._engine, self._prepare(prompt).tiles)
-        return self._last_pictures[1]
+    def _rows_of_pictures(self, index: int) -> Floats:
+        pictures = self._prompts[index].images
+        if pictures not in self._picture_rows:
+            self._picture_rows = self._encode_from(index)
+        return self._picture_rows[pictures]
+
+    def _encode_from(self, index: int) -> dict[tuple[Path, ...], Floats]:
+        """One pass of the vision half, for a prompt's pictures and for those of later prompts while there is room."""
+        tiles: dict[tuple[Path, ...], NDArray[np.uint8]] = {}
+        room = _TILES_PER_PASS
+        for prompt in self._prompts[index:]:
+            if prompt.images and prompt.images not in tiles:
+                cut = self._prepare(prompt).tiles
+                room -= len(cut)
+                if room < 0 and tiles:
+                    break
+                tiles[prompt.images] = cut
+        rows = encode_in_stages(self._vision_folder, self._checkpoint.root, np.concatenate(list(tiles.values())))
+        ends = np.cumsum([len(cut) for cut in tiles.values()])[:-1]
+        parts = (part.reshape(-1, part.shape[-1]) for part in np.split(rows, ends))
+        return dict(zip(tiles, parts, strict=True))
 
     def _vision_identity(self) -> str:
         graph, weights = (self._vision_folder / name for name in ("vision.onnx", "weights.json"))
         parts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (graph, weights) if file.is_file()]
         return json.dumps([__version__, *parts])
-
-
-def _encode(engine: VisionEngine, tiles: NDArray[np.uint8]) -> Floats:
-    calls = [engine.encode(tiles[start : start + engine.max_tiles]) for start in range(0, len(tiles), engine.max_tiles)]
-    rows: Floats = np.concatenate(calls).reshape(-1, engine.output_size)
-    return rows

@@ -19,7 +19,7 @@ from nvlm_trt.vision.graph import INPUT, OUTPUT, parameters
 from nvlm_trt.vision.weights import map_weights
 from nvlm_trt.vision.widen import widen
 
-__all__ = ["OnnxRuntimeEngine", "add_weights", "open_session"]
+__all__ = ["OnnxRuntimeEngine", "add_weights", "check_rows", "open_session"]
 
 _CODES: dict[int, type[np.unsignedinteger[Any]]] = {1: np.uint8, 2: np.uint16}
 _LOAD_ERRORS = (
@@ -69,17 +69,22 @@ class OnnxRuntimeEngine:
     def encode(self, tiles: NDArray[Any]) -> NDArray[np.float32]:
         tiles = check_tiles(tiles, self.tile_shape, self._max_tiles)
         rows: NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: tiles})[0]
-        if not np.isfinite(rows).all():
-            raise ArtefactError(
-                "E-ENGINE-NAN",
-                "The vision engine's rows hold NaN or infinite values, so the checkpoint's vision weights do.",
-                "Fetch the checkpoint's files again.",
-            )
+        check_rows(rows)
         return rows
 
     def close(self) -> None:
         del self._session
         self._weights = {}
+
+
+def check_rows(rows: NDArray[np.float32]) -> None:
+    """Raises ``ArtefactError`` E-ENGINE-NAN."""
+    if not np.isfinite(rows).all():
+        raise ArtefactError(
+            "E-ENGINE-NAN",
+            "The vision engine's rows hold NaN or infinite values, so the checkpoint's vision weights do.",
+            "Fetch the checkpoint's files again.",
+        )
 
 
 def open_session(

@@ -97,7 +97,8 @@ def test_pictures_become_the_vision_engines_rows_in_their_places(
 def test_rows_are_made_when_asked_for_and_again_after_a_release(
     checkpoint: Checkpoint, vision_folder: Path, tmp_path: Path
 ) -> None:
-    lines = [{"prompt": "a", "images": ["cat.jpg"]}, {"prompt": "b"}, {"prompt": "c", "images": ["cat.jpg"]}]
+    shutil.copy(shipped_set().parent / "pictures" / "coffee.jpg", tmp_path / "cup.jpg")
+    lines = [{"prompt": "a", "images": ["cat.jpg"]}, {"prompt": "b"}, {"prompt": "c", "images": ["cup.jpg", "cat.jpg"]}]
     file = write_set(tmp_path, *map(json.dumps, lines))
     made: list[tuple[int, int]] = []
     samples = build_samples(checkpoint, vision_folder, RECIPE, file, lambda done, total: made.append((done, total)))
@@ -106,7 +107,7 @@ def test_rows_are_made_when_asked_for_and_again_after_a_release(
     assert made == [(1, 3), (2, 3), (3, 3)]
     assert [len(rows) for rows in first] == list(samples.lengths)
     samples.release()
-    for index in (2, 0, 1):
+    for index in (2, 0, 1):  # and whichever pictures share a pass
         assert np.array_equal(samples[index], first[index])
     with pytest.raises(IndexError):
         samples[3]

@@ -4,10 +4,14 @@ What is cut is the file itself, because the file is what is judged. Its scopes a
 ``layers.0`` and so on, ``pixel_shuffle``, ``projector``. Each takes what the one before gave and nothing else, so each
 is a graph of its own. Loaded, run and let go one after the other, a tower of 27 GB in float32 runs on a machine that
 could not hold it, and every layer's output can be looked at.
+
+A stage runs tile by tile: 1025 rows fill the cores, one tile's attention weights are 105 MB in the release's size, and
+a tile's rows are the same bits whichever tiles are beside it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -20,11 +24,11 @@ from onnx import TensorProto, helper
 
 from nvlm_trt.vision.artefact import read_graph
 from nvlm_trt.vision.graph import INPUT, parameters
-from nvlm_trt.vision.onnxruntime_engine import open_session
+from nvlm_trt.vision.onnxruntime_engine import check_rows, open_session
 from nvlm_trt.vision.weights import map_weights
 from nvlm_trt.vision.widen import widen
 
-__all__ = ["cut_stages", "run_stages"]
+__all__ = ["cut_stages", "encode_in_stages", "run_stages"]
 
 _SINGLE = ("embeddings", "pixel_shuffle", "projector")
 
@@ -32,7 +36,7 @@ _SINGLE = ("embeddings", "pixel_shuffle", "projector")
 def run_stages(
     vision_folder: Path, checkpoint_folder: Path, tiles: NDArray[np.uint8], *, threads: int | None = None
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Each stage's name and what it gives for ``tiles``, in float32.
+    """Each stage's name and what it gives for ``tiles``, UINT8 [n, S, S, 3], in float32 [n, ...].
 
     Raises ``ArtefactError`` as ``OnnxRuntimeEngine`` does where the folder or its weights cannot be used.
     """
@@ -41,9 +45,22 @@ def run_stages(
     hidden: NDArray[Any] = tiles
     for name, stage in cut_stages(widen(model)):
         session = open_session(stage, {key: weights[key] for key in parameters(stage)}, threads)
-        (hidden,) = session.run(None, {stage.graph.input[0].name: hidden})
+        takes = stage.graph.input[0].name
+        hidden = np.concatenate([session.run(None, {takes: hidden[i : i + 1]})[0] for i in range(len(hidden))])
         del session
         yield name, hidden
+
+
+def encode_in_stages(
+    vision_folder: Path, checkpoint_folder: Path, tiles: NDArray[np.uint8], *, threads: int | None = None
+) -> NDArray[np.float32]:
+    """What an engine makes of the tiles, [n, tokens_per_tile, output_size], holding the weights of one stage at a time.
+
+    Raises ``ArtefactError`` as ``run_stages``, and E-ENGINE-NAN when the weights make rows that are not numbers.
+    """
+    rows = deque(run_stages(vision_folder, checkpoint_folder, tiles, threads=threads), maxlen=1)[0][1]
+    check_rows(rows)
+    return rows
 
 
 def cut_stages(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
