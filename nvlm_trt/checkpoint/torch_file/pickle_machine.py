@@ -30,9 +30,13 @@ _MAX_COUNT = 2**62
 _ORDERED_DICT = Global("collections", "OrderedDict")
 _TENSOR = Global("torch._utils", "_rebuild_tensor_v2")
 _PARAMETER = Global("torch._utils", "_rebuild_parameter")
+# How Python 3.11.0 to 3.11.3 write a member of an enum: as an attribute of its class.
+_GETATTR = frozenset({Global("builtins", "getattr"), Global("__builtin__", "getattr")})
 
 # What a rank's file holds beside its weights may be of these packages' classes, or of the classes below.
-_OPAQUE_PACKAGES = frozenset({"apex", "megatron", "numpy", "torch", "transformer_engine", "transformer_engine_torch"})
+_OPAQUE_PACKAGES = frozenset(
+    {"apex", "megatron", "numpy", "signal", "torch", "transformer_engine", "transformer_engine_torch"}
+)
 _BUILTINS = (
     *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set"),
     *("slice", "str", "tuple"),
@@ -49,7 +53,6 @@ _OPAQUE_NAMES = frozenset(
         Global("collections", "defaultdict"),
         Global("collections", "deque"),
         Global("datetime", "timedelta"),
-        Global("signal", "Signals"),
         Global("types", "SimpleNamespace"),
     }
 )
@@ -206,7 +209,7 @@ class _Machine:
             target[key if isinstance(key, (str, int, float, type(None))) else OPAQUE] = value
 
     def _known(self, named: Global) -> Global:
-        if named in (_ORDERED_DICT, _TENSOR, _PARAMETER) or named in _OPAQUE_NAMES:
+        if named in (_ORDERED_DICT, _TENSOR, _PARAMETER) or named in _OPAQUE_NAMES or named in _GETATTR:
             return named
         if named.module.partition(".")[0] in _OPAQUE_PACKAGES:
             return named
@@ -221,6 +224,8 @@ class _Machine:
             return self._tensor(arguments)
         if named == _PARAMETER and arguments and isinstance(arguments[0], TensorRef):
             return arguments[0]
+        if named in _GETATTR and [type(argument) for argument in arguments] != [Global, str]:
+            self._reject("it asks for an attribute of something that is no class")
         return OPAQUE
 
     def _storage(self, reference: Any) -> Any:
