@@ -31,8 +31,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from nvlm_trt.errors import RequestError
+from nvlm_trt.model.jpeg import JpegDecoder
+from nvlm_trt.model.pixels import Pixels, to_image
 
-__all__ = ["PictureLimits", "decode_picture", "read_data_uri"]
+__all__ = ["PictureLimits", "decode_picture", "decode_pixels", "read_data_uri"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,19 @@ _JPEG_SCAN, _JPEG_END = b"\xda", b"\xd9"
 
 
 def decode_picture(data: bytes, limits: PictureLimits = _DEFAULT_LIMITS, name: str = "The picture") -> Image.Image:
-    """Decode an encoded picture to an RGB image; ``name`` begins the sentence of an error.
+    """Decode an encoded picture to an RGB image by Pillow; raises what ``decode_pixels`` does."""
+    return to_image(decode_pixels(data, limits, name))
 
+
+def decode_pixels(
+    data: bytes,
+    limits: PictureLimits = _DEFAULT_LIMITS,
+    name: str = "The picture",
+    quick_jpeg: JpegDecoder | None = None,
+) -> Pixels:
+    """Decode an encoded picture to RGB; ``name`` begins the sentence of an error.
+
+    ``quick_jpeg`` is asked first about JPEGs, once they are within ``limits``; what it declines, Pillow decodes.
     Raises ``RequestError``: E-IMAGE-BYTES (the file is too large), E-IMAGE-FORMAT (no picture of a known kind),
     E-IMAGE-PIXELS (too many pixels), E-IMAGE-SCANS (too many passes), E-IMAGE-TRUNCATED (cut short or damaged),
     E-IMAGE-DEPTH (32-bit greys).
@@ -84,6 +97,9 @@ def decode_picture(data: bytes, limits: PictureLimits = _DEFAULT_LIMITS, name: s
         _check_size(image, limits, name)
         if kind == "JPEG":
             _check_scans(data, limits, name)
+            pixels = quick_jpeg(data, image) if quick_jpeg else None
+            if pixels is not None:
+                return pixels
         image.load()
         return _to_rgb(image, name)
     except RequestError:

@@ -4,8 +4,8 @@ The filter is Pillow's: a = -0.5, its support widened when the picture shrinks, 
 result rounded to 8 bits after the horizontal pass and again after the vertical one. Pixels are part of the model's
 contract, so a ``Resample`` may be faster than Pillow's but never differ from it in a bit.
 
-``pillow_resample`` is always there and is the oracle. ``fastest_resample`` gives the compiled kernel where the extra
-``fast`` is installed and the kernel agrees with Pillow on this machine, and Pillow's otherwise.
+``pillow_resample`` is always there and is the oracle. ``fastest_resample`` gives the compiled filter where the extra
+``fast`` is installed and the filter agrees with Pillow on this machine, and Pillow's otherwise.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nvlm_trt.model.pixels import Pixels, to_image
+
 __all__ = ["Resample", "fastest_resample", "pillow_resample"]
 
-Resample = Callable[[Image.Image, Sequence[tuple[int, int]]], list[NDArray[np.uint8]]]
-"""An RGB image and the wanted sizes (width, height), to one uint8 [height, width, 3] for each."""
+Resample = Callable[[Pixels, Sequence[tuple[int, int]]], list[NDArray[np.uint8]]]
+"""A picture and the wanted sizes (width, height), to one uint8 [height, width, 3] for each."""
 
 # Shrinks one way and grows the other, has more rows than one strip of the kernel, and no side that is a round number.
 _PROBE_SIZE, _PROBE_TARGETS = (37, 75), ((11, 90), (64, 7))
 
 
-def pillow_resample(image: Image.Image, sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.uint8]]:
+def pillow_resample(pixels: Pixels, sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.uint8]]:
     """Pillow before 13 runs the horizontal pass first, as the release did; the vertical one where a picture is more
     than 100 times as tall as wide and is to be shrunk."""
+    image = to_image(pixels)
     return [np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.uint8) for size in sizes]
 
 
 def fastest_resample() -> Resample:
-    """Compiles for some seconds where there is a compiler; ask once, when a process starts."""
-    if importlib.util.find_spec("numba") is None:
+    """Compiles for a tenth of a second where there is a compiler; ask once, when a process starts."""
+    if importlib.util.find_spec("llvmlite") is None:
         return pillow_resample
     from nvlm_trt.model.resample_kernel import CompiledResample
 

@@ -15,9 +15,9 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from nvlm_trt.model.config import TilingConfig
+from nvlm_trt.model.pixels import Pixels, picture_size
 from nvlm_trt.model.resample import Resample, pillow_resample
 
 __all__ = ["Grid", "choose_grid", "cut_tiles", "num_tiles"]
@@ -60,14 +60,14 @@ def num_tiles(grid: Grid, tiling: TilingConfig) -> int:
     return grid.area + _has_thumbnail(grid, tiling)
 
 
-def cut_tiles(image: Image.Image, tiling: TilingConfig, resample: Resample = pillow_resample) -> NDArray[np.uint8]:
-    """Tiles of an RGB image, uint8 [n, S, S, 3]: row by row, then the thumbnail.
+def cut_tiles(pixels: Pixels, tiling: TilingConfig, resample: Resample = pillow_resample) -> NDArray[np.uint8]:
+    """Tiles of an RGB picture, uint8 [n, S, S, 3]: row by row, then the thumbnail.
 
     Both are resized from the original. ``resample`` decides how fast, never what comes out.
     """
-    size, grid = tiling.tile_size, choose_grid(image.width, image.height, tiling)
+    size, grid = tiling.tile_size, choose_grid(*picture_size(pixels), tiling)
     sizes = [(size * grid.cols, size * grid.rows), (size, size)]
-    stretched = resample(image, sizes if _has_thumbnail(grid, tiling) else sizes[:1])
+    stretched = resample(pixels, sizes if _has_thumbnail(grid, tiling) else sizes[:1])
     tiles = np.empty((num_tiles(grid, tiling), size, size, 3), np.uint8)
     mosaic = tiles[: grid.area].reshape(grid.rows, grid.cols, size, size, 3)
     mosaic[...] = stretched[0].reshape(grid.rows, size, grid.cols, size, 3).swapaxes(1, 2)

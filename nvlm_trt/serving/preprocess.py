@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from nvlm_trt.embedded.request import Sampling
 from nvlm_trt.errors import CheckpointError, RequestError
 from nvlm_trt.model.config import NvlmConfig
+from nvlm_trt.model.jpeg import JpegDecoder
 from nvlm_trt.model.json_file import read_json_object
-from nvlm_trt.model.picture import PictureLimits, decode_picture
+from nvlm_trt.model.picture import PictureLimits, decode_pixels
+from nvlm_trt.model.pixels import picture_size
 from nvlm_trt.model.prompt import DEFAULT_SYSTEM, Prompt, PromptStyle, build_prompt
 from nvlm_trt.model.resample import Resample, pillow_resample
 from nvlm_trt.model.tiling import Grid, choose_grid, cut_tiles
@@ -75,6 +77,7 @@ class Preprocessor:
         max_seq_len: int,
         picture_limits: PictureLimits | None = None,
         resample: Resample = pillow_resample,
+        quick_jpeg: JpegDecoder | None = None,
     ) -> None:
         """Raises ``CheckpointError``: E-TOKENIZER-VOCAB, E-CONFIG-VALUE for a checkpoint no prompt can be made for."""
         if tokenizer.vocab_len > config.decoder.vocab_size:
@@ -95,6 +98,7 @@ class Preprocessor:
         self.max_seq_len = max_seq_len
         self.picture_limits = picture_limits or PictureLimits()
         self._resample = resample
+        self._quick_jpeg = quick_jpeg
         self._style = style
         self._system = system
         self._keys = _request_keys()
@@ -110,6 +114,7 @@ class Preprocessor:
         max_seq_len: int,
         picture_limits: PictureLimits | None = None,
         resample: Resample = pillow_resample,
+        quick_jpeg: JpegDecoder | None = None,
     ) -> Preprocessor:
         """Read ``config.json`` and the tokenizer's files in ``model_folder``.
 
@@ -124,6 +129,7 @@ class Preprocessor:
             max_seq_len=max_seq_len,
             picture_limits=picture_limits,
             resample=resample,
+            quick_jpeg=quick_jpeg,
         )
 
     def prepare_client(self, values: Mapping[str, Any]) -> Prepared:
@@ -142,9 +148,9 @@ class Preprocessor:
         tiles: list[NDArray[np.uint8]] = [np.empty((0, size, size, 3), np.uint8)]
         sizes: list[tuple[int, int]] = []
         for number, data in enumerate(fields.images, 1):
-            image = decode_picture(data, self.picture_limits, f"Picture {number}")
-            sizes.append(image.size)
-            tiles.append(cut_tiles(image, self.config.tiling, self._resample))
+            pixels = decode_pixels(data, self.picture_limits, f"Picture {number}", self._quick_jpeg)
+            sizes.append(picture_size(pixels))
+            tiles.append(cut_tiles(pixels, self.config.tiling, self._resample))
         prompt = build_prompt(
             fields.text_input,
             [len(cut) for cut in tiles[1:]],

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nvlm_trt.model.filter_code import FilterCode
 from nvlm_trt.model.resample import Resample, pillow_resample
 from nvlm_trt.model.resample_kernel import CompiledResample
 from nvlm_trt.model.tokenizer import NvlmTokenizer
@@ -26,6 +27,12 @@ def qwen(qwen_folder: Path) -> NvlmTokenizer:
 @pytest.fixture(scope="session")
 def kernel() -> CompiledResample:
     return CompiledResample()
+
+
+@pytest.fixture(scope="session")
+def plain_kernel() -> CompiledResample:
+    """Compiled as for a processor without an instruction for pairs."""
+    return CompiledResample(FilterCode(pair_instruction=False))
 
 
 @pytest.fixture(params=["pillow", "compiled"])

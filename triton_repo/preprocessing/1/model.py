@@ -1,5 +1,6 @@
 """Checks a request and turns it into what the engines read."""
 
+from nvlm_trt.model.jpeg import fastest_jpeg
 from nvlm_trt.model.prompt import PromptStyle
 from nvlm_trt.model.resample import fastest_resample
 from nvlm_trt.serving.preprocess import Preprocessor
@@ -18,6 +19,7 @@ class TritonPythonModel:
                 max_images=parameters.integer("max_images"),
                 max_seq_len=parameters.integer("max_seq_len"),
                 resample=fastest_resample(),
+                quick_jpeg=fastest_jpeg(),
             )
 
     def execute(self, requests):
