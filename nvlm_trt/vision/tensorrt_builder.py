@@ -21,7 +21,7 @@ from nvlm_trt.errors import BuildError, UsageError
 from nvlm_trt.vision.artefact import PLAN_INFO_FILE, GraphInfo, read_graph, write_artefact
 from nvlm_trt.vision.graph import INPUT
 from nvlm_trt.vision.plan import PlanInfo
-from nvlm_trt.vision.tensorrt_callbacks import Progress, make_logger, make_monitor, make_writer
+from nvlm_trt.vision.tensorrt_callbacks import Progress, make_logger, make_monitor, make_writer, ran_out_of_memory
 from nvlm_trt.vision.tensorrt_module import TensorRtKind, gpu_compute_capability, load_tensorrt
 from nvlm_trt.vision.weights import map_weights
 
@@ -203,7 +203,7 @@ def _refused(errors: Sequence[str], kind: TensorRtKind) -> BuildError:
             "A target GPU does not know the graph's dtype.",
             "Leave out that compute capability, or build with vision.dtype float16.",
         )
-    if "out of memory" in text or "outofmemory" in text:
+    if ran_out_of_memory(errors):
         return BuildError(
             "E-BUILD-MEMORY", f"{kind.title} ran out of memory.", "Lower the largest number in vision.profile."
         )

@@ -10,16 +10,27 @@ callback ends the process. Each keeps it instead, tells TensorRT to stop, and th
 from __future__ import annotations
 
 import logging
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
-__all__ = ["Progress", "make_logger", "make_monitor", "make_writer"]
+__all__ = ["Progress", "make_logger", "make_monitor", "make_writer", "ran_out_of_memory"]
 
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps announced so far, and the unit's name."""
 
 _LOG = logging.getLogger(__name__)
+# "Cuda Runtime (out of memory)", "OutOfMemory", "cudaErrorMemoryAllocation", "Requested amount of GPU memory (9 bytes)
+# could not be allocated": its wording differs from place to place.
+_MEMORY = re.compile(
+    r"out ?of ?memory|ErrorMemoryAllocation|memory \(\d+ bytes\) could not be allocated", re.IGNORECASE
+)
+
+
+def ran_out_of_memory(messages: Iterable[str]) -> bool:
+    """Whether one of TensorRT's or PyTorch's messages says that GPU memory was short."""
+    return any(_MEMORY.search(message) for message in messages)
 
 
 def make_logger(trt: Any) -> Any:

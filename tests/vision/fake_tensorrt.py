@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,19 @@ import numpy as np
 from nvlm_trt.vision.dtype import NUMPY_DTYPE
 from nvlm_trt.vision.onnxruntime_engine import OnnxRuntimeEngine
 
-__all__ = ["FAKE_VERSION", "full_builder", "plan_bytes", "runtime"]
+__all__ = ["FAKE_VERSION", "FakeGpu", "full_builder", "plan_bytes", "runtime"]
 
 FAKE_VERSION = "10.14.1"
+
+
+@dataclass
+class FakeGpu:
+    """``room_tiles`` is how many tiles a call's own allocations have room for, -1 where not even the engine has;
+    ``complaint`` is what TensorRT then logs. ``calls`` are the tiles of each call."""
+
+    room_tiles: int = 64
+    complaint: str = ""
+    calls: list[int] = field(default_factory=list)
 
 
 def full_builder(_kind: object) -> Any:
@@ -68,7 +79,8 @@ def plan_bytes(vision_folder: Path, checkpoint_folder: Path) -> bytes:
 
 
 class _Context:
-    def __init__(self, vision_folder: str, checkpoint_folder: str) -> None:
+    def __init__(self, logger: Any, gpu: FakeGpu, vision_folder: str, checkpoint_folder: str) -> None:
+        self._logger, self._gpu = logger, gpu
         self._engine = OnnxRuntimeEngine(Path(vision_folder), Path(checkpoint_folder), 64, threads=1)
         self._shape: tuple[int, ...] = ()
         self._addresses: dict[str, int] = {}
@@ -84,6 +96,10 @@ class _Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == 0
+        self._gpu.calls.append(self._shape[0])
+        if self._shape[0] > self._gpu.room_tiles:
+            self._logger.log(_ILogger.ERROR, self._gpu.complaint)
+            return False
         count = int(np.prod(self._shape))
         pixels = (ctypes.c_uint8 * count).from_address(self._addresses["tiles"])
         tiles = np.frombuffer(memoryview(pixels), np.uint8).reshape(self._shape)
@@ -93,8 +109,8 @@ class _Context:
 
 
 class _Runtime:
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
+    def __init__(self, logger: Any, gpu: FakeGpu) -> None:
+        self._logger, self._gpu = logger, gpu
 
     def deserialize_cuda_engine(self, plan: Any) -> Any:
         try:
@@ -102,12 +118,19 @@ class _Runtime:
         except ValueError:
             self._logger.log(_ILogger.ERROR, "Serialization assertion magicTag failed at 0x7f00")
             return None
-        return SimpleNamespace(create_execution_context=lambda: _Context(*folders))
+        return SimpleNamespace(create_execution_context=lambda: self._context(folders))
+
+    def _context(self, folders: list[str]) -> _Context | None:
+        if self._gpu.room_tiles < 0:
+            self._logger.log(_ILogger.ERROR, self._gpu.complaint)
+            return None
+        return _Context(self._logger, self._gpu, *folders)
 
 
 class _ILogger:
     INTERNAL_ERROR, ERROR, WARNING = range(3)
 
 
-def runtime(_kind: object) -> Any:
-    return SimpleNamespace(Runtime=_Runtime, ILogger=_ILogger, __version__=FAKE_VERSION)
+def runtime(_kind: object, gpu: FakeGpu | None = None) -> Any:
+    gpu = gpu or FakeGpu()
+    return SimpleNamespace(Runtime=lambda logger: _Runtime(logger, gpu), ILogger=_ILogger, __version__=FAKE_VERSION)
