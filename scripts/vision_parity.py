@@ -37,7 +37,6 @@ from nvlm_trt.reference.vision_stages import reference_stages
 from nvlm_trt.resources import resource_folder
 from nvlm_trt.vision.artefact import GraphInfo, read_graph
 from nvlm_trt.vision.export import export_vision
-from nvlm_trt.vision.graph_stages import run_stages
 from nvlm_trt.vision.parity import (
     ENGINE,
     GRAPH_FLOAT32,
@@ -49,6 +48,7 @@ from nvlm_trt.vision.parity import (
 )
 from nvlm_trt.vision.parity_report import ParityReport
 from nvlm_trt.vision.registry import load_engine
+from nvlm_trt.vision.stages import run_stages
 
 
 def _tiles(checkpoint: Checkpoint, num_pictures: int, num_noise: int) -> NDArray[np.uint8]:

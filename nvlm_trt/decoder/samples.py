@@ -28,7 +28,7 @@ from nvlm_trt.model.tokenizer import NvlmTokenizer
 from nvlm_trt.pipeline.recipe import Recipe
 from nvlm_trt.serving.parameters import RequestFields
 from nvlm_trt.serving.preprocess import Prepared, Preprocessor
-from nvlm_trt.vision.graph_stages import encode_in_stages
+from nvlm_trt.vision.stages import encode_in_stages
 
 __all__ = ["PromptSamples", "build_samples"]
 

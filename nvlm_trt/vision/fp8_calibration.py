@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.errors import ArtefactError, CheckpointError, UsageError
@@ -29,8 +30,8 @@ from nvlm_trt.vision.dummy_heads import strip_dummy_heads
 from nvlm_trt.vision.engine import check_tiles
 from nvlm_trt.vision.fp8 import linears
 from nvlm_trt.vision.graph import parameters, vision_graph
-from nvlm_trt.vision.onnxruntime_engine import add_weights
-from nvlm_trt.vision.stages import AMAX, HIDDEN, NEXT_HIDDEN, Stage, stages
+from nvlm_trt.vision.onnxruntime_engine import open_session
+from nvlm_trt.vision.stages import cut_stages
 
 __all__ = ["VisionCalibration", "calibrate_vision", "calibration_tiles"]
 
@@ -112,39 +113,35 @@ def calibrate_vision(
     digest = hashlib.sha256(f"{hidden.shape}".encode() + hidden.tobytes()).hexdigest()
     stored = {name: _GRAPH_DTYPE[checkpoint.info(name).dtype] for name in parameters(vision_graph(config))}
     amax: dict[str, float] = {}
-    total = config.num_layers + 2
-    for done, stage in enumerate(stages(config, stored), start=1):
-        hidden, seen = _run(stage, checkpoint, hidden, threads)
+    parts = list(cut_stages(vision_graph(config, "float32", stored)))
+    for done, (name, stage) in enumerate(parts, start=1):
+        hidden, seen = _run(name, stage, checkpoint, hidden, threads)
         amax.update(seen)
         if progress is not None:
-            progress(done, total, "stages")
+            progress(done, len(parts), "stages")
     return VisionCalibration(amax, checkpoint.fingerprint(), len(tiles), digest)
 
 
 def _run(
-    stage: Stage, checkpoint: Checkpoint, given: NDArray[Any], threads: int | None
+    name: str, stage: onnx.ModelProto, checkpoint: Checkpoint, given: NDArray[Any], threads: int | None
 ) -> tuple[NDArray[np.float32], dict[str, float]]:
     """What a stage makes of ``given``, which it overwrites where the shape is the same, and its linears' amaxes."""
     config: VisionConfig = checkpoint.config.vision
-    names = list(parameters(stage.model))
+    watched = _watch_linears(stage, set(linears(config)))
+    names = list(parameters(stage))
     # The session takes bare memory, and a projection without its dummy heads is a view with gaps.
     weights = {name: np.ascontiguousarray(strip_dummy_heads(name, checkpoint.read(name), config)) for name in names}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.use_deterministic_compute = True
-    options.log_severity_level = 4
-    add_weights(options, stage.model, weights)
-    session = onnxruntime.InferenceSession(stage.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    wanted = [NEXT_HIDDEN, *(name + AMAX for name in stage.linears)]
-    largest = np.zeros(len(stage.linears), np.float32)
-    after: NDArray[np.float32] | None = given if stage.takes == HIDDEN else None
+    session = open_session(stage, weights, threads)
+    largest = np.zeros(len(watched), np.float32)
+    takes = stage.graph.input[0].name
+    after: NDArray[np.float32] | None = given if given.dtype == np.float32 else None
     for start in range(0, len(given), _BATCH):
-        hidden, *seen = session.run(wanted, {stage.takes: given[start : start + _BATCH]})
+        hidden, *seen = session.run(None, {takes: given[start : start + _BATCH]})
         # A NaN that enters a linear comes out of it, so what comes out is enough to look at.
         if not np.isfinite(hidden).all():
             raise CheckpointError(
                 "E-CKPT-NAN",
-                f"The vision stage {stage.name} computes values that are not finite numbers.",
+                f"The vision stage {name} computes values that are not finite numbers.",
                 "Fetch the checkpoint's files again.",
             )
         largest = np.maximum(largest, np.array(seen, np.float32).reshape(-1))
@@ -155,7 +152,28 @@ def _run(
     del session
     for name in names:
         checkpoint.drop_pages(name)
-    return after, dict(zip(stage.linears, largest.tolist(), strict=True))
+    return after, dict(zip(watched, largest.tolist(), strict=True))
+
+
+def _watch_linears(stage: onnx.ModelProto, names: set[str]) -> list[str]:
+    """Give the stage a further output for each of its linears among ``names``, in order: the largest magnitude that
+    enters it."""
+    graph, watched = stage.graph, []
+    made = {node.output[0]: node for node in graph.node}
+    for node in list(graph.node):
+        if node.op_type != "MatMul":
+            continue
+        weight = node.input[1]
+        while weight in made:  # back through the transposition and a cast, or, in attention, to what is no weight
+            weight = made[weight].input[0]
+        linear = weight.removesuffix(".weight")
+        if linear in names:
+            magnitude, amax = f"{linear}.magnitude", f"{linear}.amax"
+            graph.node.append(helper.make_node("Abs", [node.input[0]], [magnitude]))
+            graph.node.append(helper.make_node("ReduceMax", [magnitude], [amax], keepdims=0))
+            graph.output.append(helper.make_tensor_value_info(amax, TensorProto.FLOAT, []))
+            watched.append(linear)
+    return watched
 
 
 def _bad(what: str) -> ArtefactError:

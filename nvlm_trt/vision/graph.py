@@ -72,7 +72,7 @@ def parameters(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
 
 
 class VisionGraph:
-    """The graph's parts as methods that write them; ``linear_inputs`` says which value enters each linear."""
+    """The graph's parts as methods that write them."""
 
     def __init__(
         self,
@@ -86,7 +86,6 @@ class VisionGraph:
         self.scale_dtype = NUMPY_DTYPE[dtype]
         self.stored = stored
         self.scales = scales
-        self.linear_inputs: dict[str, str] = {}
         self.writer = GraphWriter()
         self.node = self.writer.node
         self.integers = self.writer.integers
@@ -199,7 +198,6 @@ class VisionGraph:
 
     def linear(self, hidden: str, prefix: str, in_width: int, out_width: int, bias: bool = True) -> str:
         with self.writer.scope(prefix.rpartition(".")[2]):
-            self.linear_inputs[prefix] = hidden
             if prefix in self.scales:
                 hidden, weight = self.fp8_operands(hidden, prefix, out_width, in_width)
             else:

@@ -1,65 +1,88 @@
-"""The vision graph cut into stages that run one after the other: embeddings, each layer, the projector.
+"""A vision graph cut into its stages, each run alone in ONNX Runtime.
 
-A stage holds only its own weights, so the full-size tower runs in float32 on a machine that could not hold it. Beside
-its hidden states a stage tells, for each of its linears, the largest magnitude that entered it.
+Where an export is judged, what is cut is the file itself; FP8's scales are found before there is one. A graph's scopes
+are the stages: ``embeddings``, ``layers.0`` and so on, ``pixel_shuffle``, ``projector``. Each takes what the one before
+gave and nothing else, so each is a graph of its own. Loaded, run and let go one after the other, a tower of 27 GB in
+float32 runs on a machine that could not hold it, and every layer's output can be looked at.
+
+A stage runs tile by tile: 1025 rows fill the cores, one tile's attention weights are 105 MB in the release's size, and
+a tile's rows are the same bits whichever tiles are beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from nvlm_trt.model.config import VisionConfig
-from nvlm_trt.vision.dtype import GraphDtype
-from nvlm_trt.vision.graph import INPUT, OPSET, VisionGraph
+from nvlm_trt.vision.artefact import read_graph
+from nvlm_trt.vision.graph import INPUT, parameters
+from nvlm_trt.vision.onnxruntime_engine import check_rows, open_session
+from nvlm_trt.vision.weights import map_weights
+from nvlm_trt.vision.widen import widen
 
-__all__ = ["AMAX", "HIDDEN", "NEXT_HIDDEN", "Stage", "stages"]
+__all__ = ["cut_stages", "encode_in_stages", "run_stages"]
 
-HIDDEN, NEXT_HIDDEN = "hidden", "next_hidden"
-# The name of a linear's output scalar is the linear's, with this behind it.
-AMAX = ".amax"
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """``model`` takes ``takes`` and gives ``NEXT_HIDDEN`` and a scalar for each of ``linears``, all float32."""
-
-    name: str
-    takes: str
-    linears: tuple[str, ...]
-    model: onnx.ModelProto
+_SINGLE = ("embeddings", "pixel_shuffle", "projector")
 
 
-def stages(config: VisionConfig, stored: Mapping[str, GraphDtype]) -> Iterator[Stage]:
-    """In the order in which they compute, float32. The first takes ``tiles``, the others ``HIDDEN``, which is what the
-    one before gave; what the last gives are the rows. ``stored`` is as for ``vision_graph``.
+def run_stages(
+    vision_folder: Path, checkpoint_folder: Path, tiles: NDArray[np.uint8], *, threads: int | None = None
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Each stage's name and what it gives for ``tiles``, UINT8 [n, S, S, 3], in float32 [n, ...].
+
+    Raises ``ArtefactError`` as ``OnnxRuntimeEngine`` does where the folder or its weights cannot be used.
     """
-    yield _stage("embeddings", config, stored)
-    for index in range(config.num_layers):
-        yield _stage(f"layers.{index}", config, stored)
-    yield _stage("projector", config, stored)
+    model = read_graph(vision_folder)
+    weights = map_weights(model, vision_folder, checkpoint_folder)
+    hidden: NDArray[Any] = tiles
+    for name, stage in cut_stages(widen(model)):
+        session = open_session(stage, {key: weights[key] for key in parameters(stage)}, threads)
+        takes = stage.graph.input[0].name
+        hidden = np.concatenate([session.run(None, {takes: hidden[i : i + 1]})[0] for i in range(len(hidden))])
+        del session
+        yield name, hidden
 
 
-def _stage(name: str, config: VisionConfig, stored: Mapping[str, GraphDtype]) -> Stage:
-    graph = VisionGraph(config, "float32", stored, {})
-    writer, side = graph.writer, config.image_size
-    hidden = helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, ["tiles", config.num_positions, None])
-    takes = hidden
-    with writer.scope(name):
-        if name == "embeddings":
-            takes = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["tiles", side, side, 3])
-            result = graph.embeddings(INPUT)
-        elif name == "projector":
-            result = graph.projector(graph.pixel_shuffle(HIDDEN))
-        else:
-            result = graph.layer(HIDDEN, f"vision_model.encoder.{name}")
-    writer.rename(result, NEXT_HIDDEN)
-    outputs = [helper.make_tensor_value_info(NEXT_HIDDEN, TensorProto.FLOAT, ["tiles", None, None])]
-    for linear, entering in graph.linear_inputs.items():
-        writer.rename(writer.node("ReduceMax", writer.node("Abs", entering), keepdims=0), linear + AMAX)
-        outputs.append(helper.make_tensor_value_info(linear + AMAX, TensorProto.FLOAT, []))
-    model = writer.model(f"nvlm_vision_{name}", [takes], outputs, OPSET)
-    return Stage(name, takes.name, tuple(graph.linear_inputs), model)
+def encode_in_stages(
+    vision_folder: Path, checkpoint_folder: Path, tiles: NDArray[np.uint8], *, threads: int | None = None
+) -> NDArray[np.float32]:
+    """What an engine makes of the tiles, [n, tokens_per_tile, output_size], holding the weights of one stage at a time.
+
+    Raises ``ArtefactError`` as ``run_stages``, and E-ENGINE-NAN when the weights make rows that are not numbers.
+    """
+    rows = deque(run_stages(vision_folder, checkpoint_folder, tiles, threads=threads), maxlen=1)[0][1]
+    check_rows(rows)
+    return rows
+
+
+def cut_stages(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """The stages of a graph that computes in float32, in order."""
+    # What lies outside all stages: the casts that widen weights, each needed where its output is read.
+    outside = {node.output[0]: node for node in model.graph.node if not _stage(node)}
+    given, given_type = INPUT, TensorProto.UINT8
+    for name, group in groupby((node for node in model.graph.node if _stage(node)), key=_stage):
+        nodes = list(group)
+        read = {value for node in nodes for value in node.input}
+        nodes = [node for value, node in outside.items() if value in read] + nodes
+        read |= {value for node in nodes for value in node.input}
+        result = nodes[-1].output[0]
+        takes = helper.make_tensor_value_info(given, given_type, None)
+        gives = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+        kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+        graph = helper.make_graph(nodes, name, [takes], [gives], kept)
+        yield name, helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+        given, given_type = result, TensorProto.FLOAT
+
+
+def _stage(node: onnx.NodeProto) -> str:
+    """The outermost scope of a node that was written in one, else nothing."""
+    scope, inside, _ = str(node.name).partition("/")
+    return scope if inside and (scope in _SINGLE or scope.startswith("layers.")) else ""

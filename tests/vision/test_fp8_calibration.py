@@ -54,7 +54,7 @@ def test_the_same_tiles_give_the_same_bytes_with_any_number_of_threads(
     steps: list[tuple[int, int, str]] = []
     again = calibrate_vision(checkpoint, fp8_tiles, threads=2, progress=lambda *step: steps.append(step))
     assert again.to_json() == calibration.to_json()
-    assert steps == [(done, 6, "stages") for done in range(1, 7)]
+    assert steps == [(done, 7, "stages") for done in range(1, 8)]
 
 
 def test_the_tiles_are_not_changed(checkpoint: Checkpoint, random_tiles: NDArray[np.uint8]):

@@ -20,7 +20,6 @@ from nvlm_trt.reference.vision_stages import reference_stages
 from nvlm_trt.vision.artefact import read_graph, write_artefact
 from nvlm_trt.vision.dtype import ONNX_DTYPE, GraphDtype
 from nvlm_trt.vision.export import export_vision
-from nvlm_trt.vision.graph_stages import run_stages
 from nvlm_trt.vision.onnxruntime_engine import OnnxRuntimeEngine
 from nvlm_trt.vision.parity import (
     ENGINE,
@@ -33,6 +32,7 @@ from nvlm_trt.vision.parity import (
     links_for,
 )
 from nvlm_trt.vision.parity_report import ParityReport
+from nvlm_trt.vision.stages import run_stages
 from tests.vision.mistakes import MISTAKES
 
 KINDS = {"pictures": slice(0, 2), "noise": slice(2, 3)}
