@@ -34,7 +34,7 @@ def _model(plan: Plan) -> Iterator[str]:
     kv = plan.kv_bytes_per_token
     yield "bytes (exact)"
     yield f"  decoder weights   {plan.recipe.decoder.quantization}, on each GPU: {by_tp}"
-    yield f"  vision weights    {shown_bytes(vision_weight_bytes(plan.config, plan.recipe.vision.dtype))}"
+    yield f"  vision weights    {shown_bytes(vision_weight_bytes(plan.config, plan.recipe.vision))}"
     yield f"  KV cache          {kv['bf16']:,} B a token in BF16, {kv['fp8']:,} B in FP8, over all GPUs"
     yield f"  prompt table      {shown_bytes(plan.prompt_table_bytes)}: {plan.prompt_table_rows} rows"
 
@@ -50,6 +50,7 @@ def _memory(plan: Plan) -> Iterator[str]:
         ("prompt table", memory.prompt_table_bytes, "exact"),
         ("vision weights", memory.vision_weight_bytes, "exact"),
         ("vision activations", memory.vision_activation_bytes, "estimate, 3.5 times the widest tensor of each tile"),
+        ("vision cache", memory.vision_cache_bytes, "the recipe's: rows of tiles seen before"),
         ("reserve", memory.reserve_bytes, "estimate: CUDA context, workspaces, fragmentation"),
         ("KV pool", memory.kv_bytes, f"95% of the rest: {memory.kv_tokens:,} tokens"),
     ):

@@ -13,7 +13,7 @@ from pathlib import Path
 from nvlm_trt.errors import UsageError
 from nvlm_trt.resources import resource_folder
 
-__all__ = ["CalibrationPrompt", "read_set", "refused", "shipped_set"]
+__all__ = ["CalibrationPrompt", "picture_files", "read_set", "refused", "shipped_set"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,21 @@ def read_set(file: Path) -> list[CalibrationPrompt]:
     if not prompts:
         raise UsageError("E-USAGE-CALIBRATION", f"{file.name} holds no prompts.", "Write one JSON object a line.")
     return prompts
+
+
+def picture_files(file: Path) -> list[Path]:
+    """The pictures of a set, sorted, each once.
+
+    Raises ``UsageError`` E-USAGE-CALIBRATION for a set that cannot be read or has none.
+    """
+    pictures = sorted({image for prompt in read_set(file) for image in prompt.images})
+    if not pictures:
+        raise UsageError(
+            "E-USAGE-CALIBRATION",
+            f"{file.name} names no pictures, and FP8 in the vision half is calibrated on pictures.",
+            'Add lines with "images", or set vision.quantization to "none".',
+        )
+    return pictures
 
 
 def _read_line(file: Path, number: int, line: str) -> CalibrationPrompt:

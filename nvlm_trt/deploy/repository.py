@@ -38,6 +38,8 @@ def render_repository(recipe: Recipe, config: NvlmConfig) -> dict[str, ModelConf
     vision = models["vision_encoder"]
     set_parameter(vision, "engine", recipe.vision.engine)
     set_parameter(vision, "max_tiles", recipe.vision.profile[2])
+    set_parameter(vision, "share_calls", recipe.vision.share_calls)
+    set_parameter(vision, "cache_bytes", recipe.vision.cache_bytes)
     set_parameter(vision, "table_dtype", table_dtype)
     set_type(vision, "prompt_embedding_table", _TABLE_TYPES[table_dtype])
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from nvlm_trt.plan.gpu import GPUS, GpuModel
+from nvlm_trt.vision.fp8 import PROJECTOR
 
 __all__ = [
     "CalibrationRecipe",
@@ -36,13 +37,22 @@ class _Section(pydantic.BaseModel):
 
 
 class VisionRecipe(_Section):
-    """``profile`` is the smallest, the usual and the largest number of tiles in one call of the engine."""
+    """``profile`` is the smallest, the usual and the largest number of tiles in one call of the engine.
+
+    ``exclude`` are glob patterns of linears that stay in ``dtype`` under FP8. While serving, tiles of requests that
+    wait together share one call of the engine if ``share_calls``; rows of ``cache_bytes`` are kept for the next
+    question about the same picture.
+    """
 
     engine: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    quantization: Literal["fp8", "none"] = "none"
+    exclude: tuple[str, ...] = PROJECTOR
     profile: tuple[int, int, int] = (1, 7, 28)
+    share_calls: bool = True
+    cache_bytes: int = pydantic.Field(default=256 * 2**20, ge=0)
 
-    @pydantic.field_validator("profile", mode="before")
+    @pydantic.field_validator("profile", "exclude", mode="before")
     @classmethod
     def _tuple(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
@@ -52,6 +62,8 @@ class VisionRecipe(_Section):
         low, usual, high = self.profile
         if not 1 <= low <= usual <= high:
             raise ValueError("profile must be three rising numbers of tiles, from 1 up")
+        if self.quantization == "none" and self.exclude != PROJECTOR:
+            raise ValueError('exclude has no effect with quantization = "none"')
         return self
 
 

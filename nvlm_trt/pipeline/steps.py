@@ -1,9 +1,9 @@
 """The steps of a build, as data.
 
-    inspect → vision.onnx → vision.engine → decoder.* → triton.repository
+    inspect → vision.* → decoder.* → triton.repository
 
-An engine that reads the shared artefact itself (ONNX Runtime, the embedded decoder) has no engine step. The decoder's
-are in ``decoder_steps``.
+An engine that reads the shared artefact itself (ONNX Runtime, the embedded decoder) has no engine step. The halves'
+steps are in ``vision_steps`` and ``decoder_steps``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 from nvlm_trt.pipeline.decoder_steps import decoder_steps
 from nvlm_trt.pipeline.recipe import Recipe
 from nvlm_trt.pipeline.step import Step, StepContext
-from nvlm_trt.pipeline.vision_steps import VISION_ENGINES, VISION_ONNX
+from nvlm_trt.pipeline.vision_steps import vision_steps
 
 __all__ = ["steps_for"]
 
@@ -33,9 +33,7 @@ _DOCUMENTS = (
 
 def steps_for(recipe: Recipe) -> list[Step]:
     """The recipe's steps in the order above."""
-    vision_engine = VISION_ENGINES.get(recipe.vision.engine)
-    engines = [vision_engine] if vision_engine is not None else []
-    return [_INSPECT, VISION_ONNX, *engines, *decoder_steps(recipe), _REPOSITORY]
+    return [_INSPECT, *vision_steps(recipe), *decoder_steps(recipe), _REPOSITORY]
 
 
 def _inspect(context: StepContext) -> None:

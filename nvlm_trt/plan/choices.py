@@ -27,14 +27,24 @@ def choices(config: NvlmConfig, draft: RecipeDraft, recipe: Recipe) -> Iterator[
     yield Choice(
         "vision.dtype",
         recipe.vision.dtype,
-        "the tower's own; float16 may overflow in its residual stream, FP8 is not tried",
+        "the tower's own; float16 may overflow in its residual stream",
     )
+    if recipe.vision.quantization == "fp8":
+        kept = ", ".join(recipe.vision.exclude) or "nothing"
+        yield Choice("vision.quantization", "fp8", f"the recipe's; {kept} stays in {recipe.vision.dtype}")
+    else:
+        yield Choice(
+            "vision.quantization", "none", "FP8 moves the rows by some per cent, and what answers make of it is unknown"
+        )
     low, often, high = recipe.vision.profile
     yield Choice(
         "vision.profile",
         f"{low}, {often}, {high}",
         f"one picture is {config.tiling.most_tiles_per_image} tiles at most; the largest decides the activation memory",
     )
+    shared = "tiles of waiting requests share calls" if recipe.vision.share_calls else "each request calls for itself"
+    yield Choice("vision.share_calls", str(recipe.vision.share_calls).lower(), shared)
+    yield Choice("vision.cache_bytes", str(recipe.vision.cache_bytes), "rows kept for the next question on a picture")
     if decoder.quantization == "fp8":
         yield Choice("decoder.quantization", "fp8", "half the bytes of BF16 and twice its arithmetic on Hopper")
     else:

@@ -14,10 +14,10 @@ from types import MappingProxyType
 from nvlm_trt.checkpoint.layout import expected_tensors
 from nvlm_trt.checkpoint.tensor_spec import TensorSpec
 from nvlm_trt.model.config import NvlmConfig
-from nvlm_trt.pipeline.recipe import Recipe
+from nvlm_trt.pipeline.recipe import Recipe, VisionRecipe
 from nvlm_trt.plan.calibration_size import CalibrationSize
 from nvlm_trt.plan.roofline import vision_flops
-from nvlm_trt.plan.weights import ITEM_BYTES, decoder_weights, vision_weight_bytes
+from nvlm_trt.plan.weights import ITEM_BYTES, decoder_weights, vision_fp8_elements, vision_weight_bytes
 
 __all__ = ["RATE_ORIGINS", "Rates", "StepCost", "build_costs", "checkpoint_bytes"]
 
@@ -81,13 +81,14 @@ def build_costs(config: NvlmConfig, recipe: Recipe, samples: CalibrationSize, ra
     decoder_bytes = sum(spec.nbytes for name, spec in tensors.items() if name.startswith("language_model."))
     total_bytes = sum(spec.nbytes for spec in tensors.values())
     vision_bytes = sum(spec.nbytes for spec in vision)
-    plan_bytes = vision_weight_bytes(config, recipe.vision.dtype)
-    side_bytes = _side_bytes(config, vision, recipe.vision.dtype)
+    plan_bytes = vision_weight_bytes(config, recipe.vision)
+    side_bytes = _side_bytes(config, vision, recipe.vision)
     ranks = decoder_weights(config, recipe.decoder)
     engine_bytes = recipe.decoder.tp * sum(rank.total_bytes for rank in ranks)
     largest = max(rank.largest_tensor_bytes for rank in ranks)
     costs = [
         StepCost("inspect", total_bytes, 0, 0, total_bytes / rates.read_bytes_s),
+        *_vision_calibration(config, recipe, vision_bytes, samples, rates),
         StepCost("vision.onnx", vision_bytes, side_bytes, largest_of(vision), side_bytes / rates.write_bytes_s),
     ]
     if recipe.vision.engine != "onnxruntime":
@@ -111,12 +112,24 @@ def largest_of(tensors: list[TensorSpec]) -> int:
     return max(tensor.nbytes for tensor in tensors)
 
 
-def _side_bytes(config: NvlmConfig, tensors: list[TensorSpec], dtype: str) -> int:
+def _vision_calibration(
+    config: NvlmConfig, recipe: Recipe, vision_bytes: int, samples: CalibrationSize, rates: Rates
+) -> Iterator[StepCost]:
+    """Every picture goes through the tower once, all tiles side by side."""
+    if recipe.vision.quantization == "fp8":
+        seconds = vision_bytes / rates.read_bytes_s + vision_flops(config, samples.tiles) / rates.calibrate_cpu_flops
+        states = 4 * samples.tiles * config.vision.num_positions * config.vision.hidden_size
+        yield StepCost("vision.calibration", vision_bytes, 0, _stage_bytes(config, 1) + states, seconds)
+
+
+def _side_bytes(config: NvlmConfig, tensors: list[TensorSpec], recipe: VisionRecipe) -> int:
     """Tensors that are stored in another dtype than the graph's, or with dummy heads, are written anew."""
-    vision, item = config.vision, ITEM_BYTES[dtype]
+    vision, item = config.vision, ITEM_BYTES[recipe.dtype]
     width = vision.num_heads * vision.head_dim
-    changed = [tensor for tensor in tensors if tensor.dtype == "F32" or item != 2]
-    return sum(
+    in_fp8 = vision_fp8_elements(config, recipe)
+    rest = [tensor for tensor in tensors if tensor.name.removesuffix(".weight") not in in_fp8]
+    changed = [tensor for tensor in rest if tensor.dtype == "F32" or item != 2]
+    return sum(in_fp8.values()) + sum(
         tensor.num_elements * item * width // vision.padded_width if _padded(tensor) else tensor.num_elements * item
         for tensor in changed
     )

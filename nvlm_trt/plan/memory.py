@@ -50,6 +50,7 @@ class GpuMemory:
     prompt_table_bytes: int
     vision_weight_bytes: int
     vision_activation_bytes: int
+    vision_cache_bytes: int
     kv_bytes_per_token: int
 
     @property
@@ -62,6 +63,7 @@ class GpuMemory:
             + self.prompt_table_bytes
             + self.vision_weight_bytes
             + self.vision_activation_bytes
+            + self.vision_cache_bytes
         )
 
     @property
@@ -118,8 +120,9 @@ def gpu_memory(config: NvlmConfig, recipe: Recipe, gpu: GpuModel) -> GpuMemory:
                 weight_bytes=weights.total_bytes,
                 activation_bytes=_activation_bytes(config, recipe),
                 prompt_table_bytes=table_bytes if first else 0,
-                vision_weight_bytes=vision_weight_bytes(config, vision.dtype) if first else 0,
+                vision_weight_bytes=vision_weight_bytes(config, vision) if first else 0,
                 vision_activation_bytes=vision.profile[2] * tile_bytes if first else 0,
+                vision_cache_bytes=vision.cache_bytes if first else 0,
                 kv_bytes_per_token=stage_kv_bytes_per_token(config, recipe, stage),
             )
         )

@@ -79,7 +79,7 @@ class Plan:
                 "total_tokens": self.workload.total_tokens(self.config),
             },
             "decoder_bytes_per_rank_by_tp": {str(tp): size for tp, size in self.decoder_bytes_by_tp.items()},
-            "vision_bytes": vision_weight_bytes(self.config, self.recipe.vision.dtype),
+            "vision_bytes": vision_weight_bytes(self.config, self.recipe.vision),
             "kv_bytes_per_token": self.kv_bytes_per_token,
             "prompt_table_rows": self.prompt_table_rows,
             "prompt_table_bytes": self.prompt_table_bytes,

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from nvlm_trt.decoder.linear_groups import select_groups
 from nvlm_trt.decoder.trtllm_format import Kind, Mapping, Precision, tensor_rules
 from nvlm_trt.model.config import NvlmConfig, VisionConfig
-from nvlm_trt.pipeline.recipe import DecoderRecipe
+from nvlm_trt.pipeline.recipe import DecoderRecipe, VisionRecipe
+from nvlm_trt.vision.fp8 import linear_shapes, select_linears
 
-__all__ = ["RankWeights", "decoder_weights", "vision_parameters", "vision_weight_bytes"]
+__all__ = ["RankWeights", "decoder_weights", "vision_fp8_elements", "vision_parameters", "vision_weight_bytes"]
 
 ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _FP8_BYTES = {Kind.WEIGHT: 1, Kind.WEIGHT_SCALE: 4, Kind.INPUT_SCALE: 4, Kind.CACHE_SCALE: 4}
@@ -86,5 +87,17 @@ def vision_parameters(vision: VisionConfig) -> int:
     return vision.num_layers * (attention + mlp + norms_and_scales) + patches + projector
 
 
-def vision_weight_bytes(config: NvlmConfig, dtype: str) -> int:
-    return vision_parameters(config.vision) * ITEM_BYTES[dtype]
+def vision_fp8_elements(config: NvlmConfig, vision: VisionRecipe) -> dict[str, int]:
+    """Weights that are e4m3, by the linear's name; none without FP8.
+
+    Raises ``UsageError`` E-RECIPE-EXCLUDE for patterns that name nothing, or everything.
+    """
+    if vision.quantization == "none":
+        return {}
+    shapes = linear_shapes(config.vision)
+    return {name: math.prod(shapes[name]) for name in select_linears(config.vision, vision.exclude)}
+
+
+def vision_weight_bytes(config: NvlmConfig, vision: VisionRecipe) -> int:
+    item = ITEM_BYTES[vision.dtype]
+    return vision_parameters(config.vision) * item - sum(vision_fp8_elements(config, vision).values()) * (item - 1)

@@ -55,10 +55,11 @@ class _Job:
 
 
 class TileBatcher:
-    """Owns ``engine`` and the only thread that calls it."""
+    """Owns ``engine`` and the only thread that calls it. Without ``share_calls`` a call holds tiles of one request."""
 
-    def __init__(self, engine: VisionEngine, max_waiting_tiles: int = 4096) -> None:
+    def __init__(self, engine: VisionEngine, max_waiting_tiles: int = 4096, *, share_calls: bool = True) -> None:
         self._engine = engine
+        self._share_calls = share_calls
         self._max_waiting_tiles = max_waiting_tiles
         self._line: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -115,7 +116,8 @@ class TileBatcher:
                 self._changed.wait_for(lambda: self._line or self._closed)
                 if self._closed:
                     return
-                shares = share_call([job.num_waiting for job in self._line], self._engine.max_tiles)
+                line = self._line if self._share_calls else list(self._line)[:1]
+                shares = share_call([job.num_waiting for job in line], self._engine.max_tiles)
                 jobs = [self._line[index] for index in range(len(shares))]
             self._encode(jobs, shares)
             with self._changed:

@@ -20,7 +20,7 @@ from nvlm_trt.errors import UsageError
 from nvlm_trt.model.config import VisionConfig
 from nvlm_trt.vision.dtype import NUMPY_DTYPE, GraphDtype
 
-__all__ = ["PROJECTOR", "LinearScales", "linears", "scale_in", "select_linears"]
+__all__ = ["PROJECTOR", "LinearScales", "linear_shapes", "linears", "scale_in", "select_linears"]
 
 # A tenth of the weights, and all of the rows pass through it last: what its rounding costs nothing evens out.
 PROJECTOR = ("mlp1.*",)
@@ -39,12 +39,25 @@ def linears(config: VisionConfig) -> list[str]:
 
     The patch embedding is not among them: pixels are few, and their rounding would reach everything.
     """
-    layers = [
-        f"vision_model.encoder.layers.{index}.{name}"
+    return list(linear_shapes(config))
+
+
+def linear_shapes(config: VisionConfig) -> dict[str, tuple[int, int]]:
+    """(out, in) of each of the ``linears``, without dummy heads."""
+    width, inner = config.hidden_size, config.intermediate_size
+    shapes = {
+        f"vision_model.encoder.layers.{index}.{name}": shape
         for index in range(config.num_layers)
-        for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    ]
-    return [*layers, "mlp1.1", "mlp1.3"]
+        for name, shape in (
+            ("attn.qkv", (3 * width, width)),
+            ("attn.proj", (width, width)),
+            ("mlp.fc1", (inner, width)),
+            ("mlp.fc2", (width, inner)),
+        )
+    }
+    shapes["mlp1.1"] = (config.projector_hidden_size, config.shuffled_width)
+    shapes["mlp1.3"] = (config.output_size, config.projector_hidden_size)
+    return shapes
 
 
 def select_linears(config: VisionConfig, exclude: Sequence[str]) -> list[str]:

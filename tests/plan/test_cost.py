@@ -26,9 +26,12 @@ def test_the_release_is_read_whole() -> None:
     assert costs["decoder.checkpoint"].memory_bytes == 3_000_000_000 + 152_064 * 8192 * 2
 
 
+@pytest.mark.parametrize("quantization", ["none", "fp8"])
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_step_that_costs_something_is_listed(name: str) -> None:
+def test_every_step_that_costs_something_is_listed(name: str, quantization: str) -> None:
     recipe = load_recipe(name, RELEASE)
+    vision = recipe.vision.model_copy(update={"quantization": quantization})
+    recipe = recipe.model_copy(update={"vision": vision})
     listed = [cost.step for cost in build_costs(RELEASE, recipe, SAMPLES, Rates())]
     assert listed == [step.name for step in steps_for(recipe) if step.name != "triton.repository"]
 

@@ -64,7 +64,13 @@ def test_the_release_s_vision_half_without_its_dummy_heads() -> None:
     """6,052,672,640 and 620,717,056 parameters, less seven of 32 heads in 45 layers."""
     dummies = 45 * (3 * 896 * 3200 + 2 * 896 + 3200 * 896)
     assert vision_parameters(RELEASE.vision) == 6_052_672_640 + 620_717_056 - dummies
-    assert vision_weight_bytes(RELEASE, "bfloat16") == 12_314_426_112
+    vision = load_recipe("h200x1-fp8", RELEASE).vision
+    assert vision_weight_bytes(RELEASE, vision) == 12_314_426_112
+    # Four linears of 45 layers, 3200 x 3200 four times and 3200 x 12800 twice, in half the bytes.
+    in_fp8 = vision.model_copy(update={"quantization": "fp8"})
+    assert vision_weight_bytes(RELEASE, in_fp8) == 12_314_426_112 - 45 * (4 * 3200**2 + 2 * 3200 * 12_800)
+    with pytest.raises(UsageError, match="E-RECIPE-EXCLUDE"):
+        vision_weight_bytes(RELEASE, in_fp8.model_copy(update={"exclude": ("*.nothing",)}))
 
 
 def test_a_split_the_decoder_does_not_allow() -> None:

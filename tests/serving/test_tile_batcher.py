@@ -26,8 +26,10 @@ class CountingEngine:
         self.closed = False
         self.gate = threading.Event()
         self.gate.set()
+        self.entered = threading.Event()
 
     def encode(self, tiles):
+        self.entered.set()
         assert self.gate.wait(5)
         self.calls.append(len(tiles))
         assert 1 <= len(tiles) <= self.max_tiles
@@ -53,6 +55,22 @@ def test_a_call_is_as_full_as_it_can_be_and_serves_the_first_first(waiting, max_
     assert sum(shares) == min(sum(waiting), max_tiles)
     assert shares[:-1] == waiting[: len(shares) - 1]
     assert 1 <= shares[-1] <= waiting[len(shares) - 1]
+
+
+@pytest.mark.parametrize(("share_calls", "calls"), [(True, [1, 4, 1]), (False, [1, 2, 2, 1])])
+def test_requests_that_wait_together_share_calls_if_they_may(share_calls, calls):
+    engine = CountingEngine(max_tiles=4)
+    engine.gate.clear()
+    batcher = TileBatcher(engine, share_calls=share_calls)
+    first = batcher.submit(tiles_of(9))
+    assert engine.entered.wait(5)
+    waiting = [batcher.submit(tiles_of(*values)) for values in ((1, 2), (3, 4), (5,))]
+    engine.gate.set()
+    assert np.array_equal(first.result(5), rows_of(9))
+    for future, values in zip(waiting, ((1, 2), (3, 4), (5,)), strict=True):
+        np.testing.assert_array_equal(future.result(5), rows_of(*values))
+    assert engine.calls == calls
+    batcher.close()
 
 
 @pytest.mark.parametrize("values", [(7,), (1, 2, 3, 4), (1, 2, 3, 4, 5), tuple(range(13))])

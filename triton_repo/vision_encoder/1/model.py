@@ -23,7 +23,7 @@ class TritonPythonModel:
         self._dtype = parameters.text("table_dtype")
         self._no_pictures = empty_table(engine.output_size, self._dtype)
         self._encoder = CachingEncoder(
-            TileBatcher(engine),
+            TileBatcher(engine, share_calls=parameters.flag("share_calls")),
             engine_key(parameters.text("engine"), self._dtype, parameters.path("vision_dir")),
             parameters.integer("cache_bytes"),
         )
