@@ -30,10 +30,11 @@ _HASH_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class CacheFigures:
-    """Tiles found and not found since the start; tiles and bytes held now."""
+    """Tiles found and not found, and calls of the engine, since the start; tiles and bytes held now."""
 
     hits: int
     misses: int
+    calls: int
     tiles: int
     bytes: int
 
@@ -128,7 +129,13 @@ class CachingEncoder:
 
     def figures(self) -> CacheFigures:
         with self._lock:
-            return CacheFigures(self._hits, self._misses, len(self._cache), self._cache.num_bytes)
+            return CacheFigures(
+                hits=self._hits,
+                misses=self._misses,
+                calls=self._batcher.num_calls,
+                tiles=len(self._cache),
+                bytes=self._cache.num_bytes,
+            )
 
     def close(self) -> None:
         """As ``TileBatcher.close``."""

@@ -60,6 +60,7 @@ class TileBatcher:
     def __init__(self, engine: VisionEngine, max_waiting_tiles: int = 4096, *, share_calls: bool = True) -> None:
         self._engine = engine
         self._share_calls = share_calls
+        self._num_calls = 0
         self._max_waiting_tiles = max_waiting_tiles
         self._line: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -71,6 +72,11 @@ class TileBatcher:
     def tile_shape(self) -> tuple[int, int, int]:
         """(height, width, 3), the engine's."""
         return self._engine.tile_shape
+
+    @property
+    def num_calls(self) -> int:
+        """Calls of the engine that gave rows, since the start."""
+        return self._num_calls
 
     def submit(self, tiles: NDArray[np.uint8]) -> Future[Rows]:
         """Encode UINT8 [n, height, width, 3], n >= 1. The future's callbacks run in the batcher's thread.
@@ -142,6 +148,7 @@ class TileBatcher:
             for job, share in zip(jobs, shares, strict=True):
                 self._encode([job], [share])
             return
+        self._num_calls += 1
         begin = 0
         for job, share in zip(jobs, shares, strict=True):
             job.parts.append(rows[begin : begin + share])

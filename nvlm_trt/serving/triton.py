@@ -90,7 +90,7 @@ def read_parameters(request: Any) -> dict[str, Any]:
 
 
 def success(tensors: Mapping[str, Any]) -> Any:
-    """A response; torch tensors travel by DLPack, the only way for BF16."""
+    """A response; torch tensors travel by DLPack, the only way for BF16. One that lies on a GPU stays there."""
     return pb_utils.InferenceResponse([_to_triton(name, tensor) for name, tensor in tensors.items()])
 
 
@@ -163,6 +163,5 @@ def _requested(tensors: Mapping[str, Any], names: Collection[str]) -> dict[str, 
 def _to_triton(name: str, tensor: Any) -> Any:
     if isinstance(tensor, np.ndarray):
         return pb_utils.Tensor(name, np.ascontiguousarray(tensor))
-    import torch.utils.dlpack
-
-    return pb_utils.Tensor.from_dlpack(name, torch.utils.dlpack.to_dlpack(tensor.contiguous()))
+    # The tensor, not a capsule made of it: only then does the server wait for what still runs on its CUDA stream.
+    return pb_utils.Tensor.from_dlpack(name, tensor.contiguous())

@@ -53,12 +53,19 @@ class DecoderMetrics:
 
 
 class VisionMetrics:
-    """``nvlm_vision_cache_tiles_total{outcome}`` since the start, ``nvlm_vision_cache_bytes`` now."""
+    """``nvlm_vision_cache_tiles_total{outcome}`` and ``nvlm_vision_calls_total`` since the start,
+    ``nvlm_vision_cache_bytes`` now. Misses over calls are the tiles in a call.
+    """
 
     def __init__(self) -> None:
         self._tiles = pb_utils.MetricFamily(
             name="nvlm_vision_cache_tiles_total",
             description="Tiles found in the cache of embeddings, and tiles that had to be encoded",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self._calls = pb_utils.MetricFamily(
+            name="nvlm_vision_calls_total",
+            description="Calls of the vision engine",
             kind=pb_utils.MetricFamily.COUNTER,
         )
         self._bytes = pb_utils.MetricFamily(
@@ -67,12 +74,17 @@ class VisionMetrics:
             kind=pb_utils.MetricFamily.GAUGE,
         )
         self._outcomes = {name: self._tiles.Metric(labels={"outcome": name}) for name in ("hit", "miss")}
+        self._called = self._calls.Metric(labels={})
         self._held = self._bytes.Metric(labels={})
         self._lock = threading.Lock()
 
     def update(self, figures: CacheFigures) -> None:
         with self._lock:
-            for outcome, total in (("hit", figures.hits), ("miss", figures.misses)):
-                counter = self._outcomes[outcome]
+            totals = (
+                (self._outcomes["hit"], figures.hits),
+                (self._outcomes["miss"], figures.misses),
+                (self._called, figures.calls),
+            )
+            for counter, total in totals:
                 counter.increment(max(0, total - counter.value()))
             self._held.set(figures.bytes)

@@ -102,6 +102,17 @@ def test_a_half_precision_table_is_a_torch_tensor(rows, name):
     assert table.shape == (1, 2, 3)
 
 
+def test_an_engines_rows_leave_in_the_decoders_dtype_and_uncopied_where_they_have_it():
+    rows = torch.arange(24).reshape(2, 3, 4)
+    for engine in (torch.float16, torch.bfloat16, torch.float32):
+        for decoder in ("float16", "bfloat16", "float32"):
+            given = rows.to(engine)
+            table = write_table(given, decoder)["prompt_embedding_table"]
+            assert table.dtype == getattr(torch, decoder)
+            assert torch.equal(table[0], rows.reshape(6, 4).to(table.dtype))
+            assert (table.data_ptr() == given.data_ptr()) == (table.dtype == engine)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_no_pictures_are_one_row_of_zeros(dtype):
     tensors = empty_table(4, dtype)
