@@ -10,6 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
@@ -64,7 +65,7 @@ def wait_until_ready(process: TritonProcess, client: InferenceServerClient) -> N
     raise AssertionError("the server was not ready in time")
 
 
-def ask(client: InferenceServerClient, tiles: np.ndarray) -> tuple[np.ndarray, int]:
+def ask(client: InferenceServerClient, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
     sent = InferInput("tiles", list(tiles.shape), "UINT8")
     sent.set_data_from_numpy(tiles)
     answer = client.infer(MODEL, [sent])
