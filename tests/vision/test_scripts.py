@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import click
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from nvlm_trt.vision import graph
 from nvlm_trt.vision.artefact import read_graph, write_artefact
 from tests.vision.mistakes import MISTAKES
 
@@ -61,3 +64,31 @@ def test_an_error_has_its_code_and_exit_status(small_checkpoint: Path, tmp_path:
     result = run("build_vision_rtx", small_checkpoint, tmp_path / "vision", "-c", "9.0")
     assert result.exit_code == 7
     assert "E-BUILD-SM" in result.stderr
+
+
+GPU_OPTIONS = ("--device", "cpu", "--size", "small", "--tiles", "2", "--runs", "1", "--eager-only", "--json")
+
+
+def test_the_measurement_for_gpus_runs_on_a_cpu_too():
+    result = run("measure_vision_gpu", *GPU_OPTIONS, "--peak-tflops", "1")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert len(report["parity"]) == 3
+    assert all(0 < link["relative_error"] <= link["tolerance"] for link in report["parity"].values())
+    assert [(point["tiles"], point["runner"][:5]) for point in report["speed"]] == [(2, "torch"), (2, "graph")]
+    assert all(point["share_of_peak"] == pytest.approx(point["tflops"]) for point in report["speed"])
+    assert report["tensorrt_rtx"]["code"] == "E-TOOL-GPU"
+
+
+def test_the_measurement_for_gpus_prints_no_speed_of_a_wrong_graph(monkeypatch: pytest.MonkeyPatch):
+    right = graph.vision_graph
+
+    def wrong(*arguments: Any) -> onnx.ModelProto:
+        model = right(*arguments)
+        MISTAKES["tanh_gelu"](model)
+        return model
+
+    monkeypatch.setattr(graph, "vision_graph", wrong)
+    result = run("measure_vision_gpu", *GPU_OPTIONS)
+    assert result.exit_code == 1
+    assert "speed" not in result.stdout
