@@ -77,7 +77,8 @@ def reference(config: NvlmConfig, weights: dict[str, Tensor]) -> VisionReference
     with torch.device("meta"):
         module = VisionReference(config.vision)
     module.load_state_dict(weights, strict=True, assign=True)
-    return module.eval().requires_grad_(False)
+    module.eval().requires_grad_(False)
+    return module
 
 
 def exported(config: NvlmConfig, weights: dict[str, Tensor], dtype: GraphDtype) -> TorchGraph:

@@ -48,9 +48,12 @@ class TorchGraph:
         self._output = model.graph.output[0].name
         self._reads = Counter(name for node in model.graph.node for name in node.input)
 
-    @torch.inference_mode()
     def __call__(self, tiles: Tensor) -> Tensor:
         """UINT8 [n, S, S, 3] to rows [n, tokens_per_tile, output_size] in the graph's dtype."""
+        with torch.inference_mode():
+            return self._run(tiles)
+
+    def _run(self, tiles: Tensor) -> Tensor:
         values, left = {INPUT: tiles}, self._reads.copy()
         for node, attributes in self._nodes:
             inputs = [values[name] if name in values else self._fixed[name] for name in node.input]
