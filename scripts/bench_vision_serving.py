@@ -2,8 +2,8 @@
 
     python scripts/bench_vision_serving.py DIR [--clients 1 --clients 4 --clients 16] [--tiles 7] [--json]
 
-Three servers run over copies of the model repository of the deployment DIR: calls shared and not shared, both without
-the cache of embeddings, and the cache alone, with tiles it has seen. They are measured in turn. Closed loop: each client
+Three servers run over copies of the model repository of the deployment DIR, and are measured in turn: calls shared and
+not shared, both without the cache of embeddings, and the cache alone, with tiles it has seen. Closed loop: each client
 sends its next request when it has the answer. No tile is sent by two clients, so neither cache nor requests under way
 answer in the engine's stead. Every answer is held against the same request's answer alone, from the server that shares
 nothing; one that differs ends the run with exit 1.
