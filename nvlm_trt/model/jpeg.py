@@ -13,6 +13,7 @@ another parser can ask for more memory.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable
 from io import BytesIO
 
@@ -27,6 +28,7 @@ __all__ = ["JpegDecoder", "fastest_jpeg", "quick_jpeg"]
 JpegDecoder = Callable[[bytes, ImageFile], NDArray[np.uint8] | None]
 """A JPEG's bytes and Pillow's reading of its header, to uint8 [height, width, 3], or None to leave it to Pillow."""
 
+_LOG = logging.getLogger(__name__)
 _RGB_LAYERS = 3
 
 
@@ -52,7 +54,10 @@ def fastest_jpeg() -> JpegDecoder | None:
     starts. A build of libjpeg-turbo for another processor, or one with another transform, would not agree."""
     if importlib.util.find_spec("simplejpeg") is None:
         return None
-    return quick_jpeg if _agrees(quick_jpeg) else None
+    if not _agrees(quick_jpeg):
+        _LOG.warning("simplejpeg and Pillow decode JPEGs to different pixels on this machine; Pillow is used.")
+        return None
+    return quick_jpeg
 
 
 def _agrees(decode: JpegDecoder) -> bool:

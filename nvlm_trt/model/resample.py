@@ -11,6 +11,7 @@ contract, so a ``Resample`` may be faster than Pillow's but never differ from it
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = ["Resample", "fastest_resample", "pillow_resample"]
 Resample = Callable[[Pixels, Sequence[tuple[int, int]]], list[NDArray[np.uint8]]]
 """A picture and the wanted sizes (width, height), to one uint8 [height, width, 3] for each."""
 
+_LOG = logging.getLogger(__name__)
 # Shrinks one way and grows the other, has more rows than one strip of the kernel, and no side that is a round number.
 _PROBE_SIZE, _PROBE_TARGETS = (37, 75), ((11, 90), (64, 7))
 
@@ -42,7 +44,10 @@ def fastest_resample() -> Resample:
     from nvlm_trt.model.resample_kernel import CompiledResample
 
     kernel = CompiledResample()
-    return kernel if _agrees(kernel) else pillow_resample
+    if not _agrees(kernel):
+        _LOG.warning("The compiled picture filter differs from Pillow's on this machine; Pillow's is used.")
+        return pillow_resample
+    return kernel
 
 
 def _agrees(resample: Resample) -> bool:

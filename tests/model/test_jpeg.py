@@ -104,10 +104,12 @@ def test_limits_are_checked_first():
     assert len(asked) == 1
 
 
-def test_it_is_used_where_it_is_installed_and_agrees(monkeypatch):
+def test_it_is_used_where_it_is_installed_and_agrees(monkeypatch, caplog):
     assert fastest_jpeg() is quick_jpeg
+    assert not caplog.records
     monkeypatch.setattr(jpeg_module, "quick_jpeg", lambda data, header: quickly(data) ^ 1)
     assert fastest_jpeg() is None
+    assert "Pillow is used" in caplog.text
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert fastest_jpeg() is None
 

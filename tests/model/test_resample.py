@@ -112,7 +112,7 @@ def test_without_a_compiler_it_is_pillow(monkeypatch):
     assert fastest_resample() is pillow_resample
 
 
-def test_a_kernel_that_differs_in_one_bit_is_not_used(monkeypatch, kernel):
+def test_a_kernel_that_differs_in_one_bit_is_not_used(monkeypatch, kernel, caplog):
     def off_by_one(image, sizes):
         results = kernel(image, sizes)
         results[-1][-1, -1, -1] ^= 1
@@ -122,6 +122,7 @@ def test_a_kernel_that_differs_in_one_bit_is_not_used(monkeypatch, kernel):
     assert not resample_module._agrees(off_by_one)
     monkeypatch.setattr("nvlm_trt.model.resample_kernel.CompiledResample", lambda: off_by_one)
     assert fastest_resample() is pillow_resample
+    assert "Pillow's is used" in caplog.text
 
 
 def test_importing_loads_no_compiler():
