@@ -1,7 +1,7 @@
 """How fast the decoder is converted to FP8, in how much memory, and what the machine would allow.
 
-    python scripts/bench_conversion.py CHECKPOINT --tp 1 --tp 8
-    python scripts/bench_conversion.py --sweep                 # small layers: 4, 8, 16, 32 of them, tp 1, 2, 4, 8
+    python scripts/bench_conversion.py CHECKPOINT --ranks 1x1 --ranks 8x2    # tensor parallel x pipeline parallel
+    python scripts/bench_conversion.py --sweep       # small layers: 4, 8, 16, 32 of them, and ten ways to cut them
 
 Beside every conversion two other things are measured in the same run, on the same tensors, cold from the disk:
 
@@ -26,11 +26,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -60,16 +60,41 @@ _SWEEP = replace(
     vocab_size=16384,
 )
 _CHUNK_BYTES = 16 << 20
+_SWEEP_LAYERS = (4, 8, 16, 32)
+_CUT_LAYERS = 8  # of the checkpoint that is cut for several ranks
 
 
-def convert(checkpoint: Checkpoint, out: Path, tp: int) -> tuple[int, int]:
+class Ranks(NamedTuple):
+    """``tp`` ranks hold parts of each layer, ``pp`` stages a run of layers each."""
+
+    tp: int = 1
+    pp: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.tp}x{self.pp}"
+
+
+_SWEEP_RANKS = [Ranks(*cut) for cut in ((1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (2, 2), (4, 2), (1, 4), (2, 4), (8, 2))]
+
+
+class RanksType(click.ParamType):
+    name = "TPxPP"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Ranks:
+        tp, _, pp = str(value).partition("x")
+        if not (tp.isdecimal() and pp.isdecimal() and int(tp) and int(pp)):
+            self.fail(f"{value!r} is not of the form TPxPP, as in 8x2.", param, ctx)
+        return Ranks(int(tp), int(pp))
+
+
+def convert(checkpoint: Checkpoint, out: Path, ranks: Ranks) -> tuple[int, int]:
     layer = LayerAmax(qkv=4.0, dense=2.0, fc=4.0, proj=8.0, k_cache=3.0, v_cache=3.0)
     calibration = Calibration((layer,) * checkpoint.config.decoder.num_layers, "0" * 64, 1, 1)
-    report = write_trtllm_checkpoint(checkpoint, calibration, out, tp=tp)
+    report = write_trtllm_checkpoint(checkpoint, calibration, out, tp=ranks.tp, pp=ranks.pp)
     return report.bytes_read, report.bytes_written
 
 
-def simple(checkpoint: Checkpoint, out: Path, tp: int) -> tuple[int, int]:
+def simple(checkpoint: Checkpoint, out: Path, ranks: Ranks) -> tuple[int, int]:
     done_in = done_out = 0
     out.mkdir()
     with (out / "all.bin").open("wb") as file:
@@ -82,7 +107,7 @@ def simple(checkpoint: Checkpoint, out: Path, tp: int) -> tuple[int, int]:
                 stored = fp8.quantize(values, fp8.scale_for(fp8.amax(values)))
             else:
                 stored = values.astype(DTYPES["BF16"])
-            for _ in range(tp if "embed_tokens" in name else 1):
+            for _ in range(ranks.tp if "embed_tokens" in name else 1):
                 file.write(stored.view(np.uint8).data)
                 done_out += stored.nbytes
             done_in += info.nbytes
@@ -91,7 +116,7 @@ def simple(checkpoint: Checkpoint, out: Path, tp: int) -> tuple[int, int]:
     return done_in, done_out
 
 
-def disk(checkpoint: Checkpoint, out: Path, tp: int) -> tuple[int, int]:
+def disk(checkpoint: Checkpoint, out: Path, ranks: Ranks) -> tuple[int, int]:
     infos = [checkpoint.info(name) for name in decoder_names(checkpoint)]
     buffer = aligned_buffer(_CHUNK_BYTES + 2 * PAGE_BYTES)
     out_bytes = 0
@@ -102,7 +127,7 @@ def disk(checkpoint: Checkpoint, out: Path, tp: int) -> tuple[int, int]:
             reader.read(info.place.offset + start, min(_CHUNK_BYTES, info.nbytes - start), buffer)
         reader.close()
         elements = info.nbytes // DTYPES[info.dtype].itemsize
-        copies = tp if "embed_tokens" in info.name else 1
+        copies = ranks.tp if "embed_tokens" in info.name else 1
         out_bytes += elements if info.name.endswith("_proj.weight") else 2 * elements * copies
     out.mkdir()
     writer = DirectWriter(out / "all.bin", out_bytes)
@@ -113,17 +138,17 @@ def disk(checkpoint: Checkpoint, out: Path, tp: int) -> tuple[int, int]:
     return sum(info.nbytes for info in infos), out_bytes
 
 
-def modelopt(checkpoint: Checkpoint, out: Path, tp: int) -> tuple[int, int]:
+def modelopt(checkpoint: Checkpoint, out: Path, ranks: Ranks) -> tuple[int, int]:
     from tests.decoder.modelopt_oracle import export_with_modelopt
     from tests.decoder.qwen2 import random_samples
 
     samples = random_samples(checkpoint.config.decoder.hidden_size, (16,))
-    export_with_modelopt(checkpoint, samples, {tp: out})
+    export_with_modelopt(checkpoint, samples, {ranks.tp: out})
     read = sum(checkpoint.info(name).nbytes for name in decoder_names(checkpoint))
     return read, sum(file.stat().st_size for file in out.glob("*.safetensors"))
 
 
-WORK: dict[str, Callable[[Checkpoint, Path, int], tuple[int, int]]] = {
+WORK: dict[str, Callable[[Checkpoint, Path, Ranks], tuple[int, int]]] = {
     "convert": convert,
     "simple": simple,
     "disk": disk,
@@ -137,7 +162,7 @@ def decoder_names(checkpoint: Checkpoint) -> list[str]:
     return [name for name in checkpoint.names() if name.startswith("language_model.")]
 
 
-def measure(what: str, folder: Path, out: Path, tp: int, answer: Any) -> None:
+def measure(what: str, folder: Path, out: Path, ranks: Ranks, answer: Any) -> None:
     """In a process of its own."""
     checkpoint = open_checkpoint(folder)
     for name in checkpoint.names():
@@ -152,7 +177,7 @@ def measure(what: str, folder: Path, out: Path, tp: int, answer: Any) -> None:
     before = memory()
     with peaks() as peak:
         started, cpu = time.perf_counter(), time.process_time()
-        bytes_in, bytes_out = WORK[what](checkpoint, out, tp)
+        bytes_in, bytes_out = WORK[what](checkpoint, out, ranks)
         seconds = time.perf_counter() - started
     answer.put(
         {
@@ -199,13 +224,13 @@ def digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def in_a_process(what: str, folder: Path, scratch: Path, tp: int) -> dict[str, Any]:
+def in_a_process(what: str, folder: Path, scratch: Path, ranks: Ranks) -> dict[str, Any]:
     out = scratch / "out"
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
     context = multiprocessing.get_context("spawn")
     answer = context.SimpleQueue()
-    process = context.Process(target=measure, args=(what, folder, out, tp, answer))
+    process = context.Process(target=measure, args=(what, folder, out, ranks, answer))
     process.start()
     process.join()
     shutil.rmtree(out, ignore_errors=True)
@@ -215,16 +240,16 @@ def in_a_process(what: str, folder: Path, scratch: Path, tp: int) -> dict[str, A
     return found
 
 
-def point(folder: Path, scratch: Path, tp: int, runs: int, against: tuple[str, ...]) -> dict[str, Any]:
-    """Figures for one checkpoint at one tp. All take turns, so that a busy minute hits all of them."""
+def point(folder: Path, scratch: Path, ranks: Ranks, runs: int, against: tuple[str, ...]) -> dict[str, Any]:
+    """Figures for one checkpoint cut one way. All take turns, so that a busy minute hits all of them."""
     found: dict[str, list[dict[str, Any]]] = {what: [] for what in ("convert", *against)}
     for _ in range(runs):
         for what in found:
-            found[what].append(in_a_process(what, folder, scratch, tp))
+            found[what].append(in_a_process(what, folder, scratch, ranks))
     if len({run["digest"] for run in found["convert"]}) != 1:
         raise click.ClickException("Two conversions gave different bytes: nothing was measured.")
     layers = open_checkpoint(folder).config.decoder.num_layers
-    result: dict[str, Any] = {"layers": layers, "tp": tp}
+    result: dict[str, Any] = {"layers": layers, "tp": ranks.tp, "pp": ranks.pp}
     for what, measured in found.items():
         rates = sorted(run["bytes_in"] / run["seconds"] / 1e9 for run in measured)
         result[what] = {"gb_per_s": statistics.median(rates), "least": rates[0], "most": rates[-1]}
@@ -250,7 +275,7 @@ def circumstances() -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    cells = [f"{result['layers']:>6} {result['tp']:>3} {result['gb_in']:>7.2f} {result['gb_out']:>7.2f}"]
+    cells = [f"{result['layers']:>6} {Ranks(result['tp'], result['pp'])!s:>5} {result['gb_in']:>7.2f} {result['gb_out']:>7.2f}"]
     own = result["convert"]
     cells.append(f"{_rate(own):>18}")
     cells.append(f"{own['cpu_s_per_gb']:>8.2f} {own['anonymous_gb']:>12.2f} {own['mapped_gb']:>9.2f}")
@@ -269,7 +294,7 @@ def _rate(figures: dict[str, float]) -> str:
 @click.command(help=__doc__)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
 @click.option("--sweep", is_flag=True, help="Write checkpoints of 4 to 32 smaller layers and convert those.")
-@click.option("--tp", type=int, multiple=True, default=(1,), show_default=True)
+@click.option("--ranks", type=RanksType(), multiple=True, help="Of CHECKPOINT.  [default: 1x1]")
 @click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option(
     "--against",
@@ -282,41 +307,41 @@ def _rate(figures: dict[str, float]) -> str:
 def main(
     folder: Path | None,
     sweep: bool,
-    tp: tuple[int, ...],
+    ranks: tuple[Ranks, ...],
     runs: int,
     against: tuple[str, ...],
     scratch: Path,
     as_json: bool,
 ) -> None:
-    if sweep == (folder is not None):
-        raise click.UsageError("Name a checkpoint, or say --sweep.")
+    if sweep == (folder is not None) or (sweep and ranks):
+        raise click.UsageError("Name a checkpoint, and how to cut it; or say --sweep alone.")
     about, points = circumstances(), []
     if not as_json:
         for name, value in about.items():
             click.echo(f"{name:>12}  {value}")
         click.echo("GB/s are of input; median of the runs, least and most in brackets")
-        columns = f"{'layers':>6} {'tp':>3} {'GB in':>7} {'GB out':>7}  {'convert GB/s':>18}  "
+        columns = f"{'layers':>6} {'ranks':>5} {'GB in':>7} {'GB out':>7}  {'convert GB/s':>18}  "
         columns += f"{'CPU s/GB':>8} {'anonymous GB':>12} {'mapped GB':>9}"
         click.echo(columns + "".join(f"  {what + ' GB/s':>18} {'ratio':>5}  {'memory':>8}" for what in against))
     with tempfile.TemporaryDirectory(dir=scratch) as own:
-        for checkpoint, sizes in _points(folder, tp, Path(own)):
-            for size in sizes:
-                points.append(point(checkpoint, Path(own), size, runs, against))
+        for checkpoint, cuts in _points(folder, ranks or (Ranks(),), Path(own)):
+            for cut in cuts:
+                points.append(point(checkpoint, Path(own), cut, runs, against))
                 if not as_json:
                     show(points[-1])
     if as_json:
         click.echo(json.dumps({**about, "points": points}, indent=2))
 
 
-def _points(folder: Path | None, tp: tuple[int, ...], scratch: Path) -> Iterator[tuple[Path, tuple[int, ...]]]:
-    """Checkpoints, and for each the tp to convert it for; one at a time lies on the disk."""
+def _points(folder: Path | None, ranks: Sequence[Ranks], scratch: Path) -> Iterator[tuple[Path, Sequence[Ranks]]]:
+    """Checkpoints, and for each the ways to cut it; one at a time lies on the disk."""
     if folder is not None:
-        yield folder, tp
+        yield folder, ranks
         return
-    for layers in (4, 8, 16, 32):
+    for layers in _SWEEP_LAYERS:
         checkpoint = scratch / f"layers{layers}"
         write_checkpoint(checkpoint, replace(_SWEEP, layers=layers))
-        yield checkpoint, (1, 2, 4, 8) if layers == 8 else (1,)
+        yield checkpoint, _SWEEP_RANKS if layers == _CUT_LAYERS else _SWEEP_RANKS[:1]
         shutil.rmtree(checkpoint)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.checkpoint.registry import open_checkpoint
-from nvlm_trt.checkpoint.synthetic import SIZES, write_checkpoint
+from nvlm_trt.checkpoint.synthetic import SIZES, GeneratedCheckpoint, write_checkpoint
 from nvlm_trt.checkpoint.synthetic.config_json import config_json
 from nvlm_trt.checkpoint.synthetic.values import tensor_pieces
 from nvlm_trt.checkpoint.synthetic.writer import split_into_shards
@@ -260,3 +260,15 @@ def test_the_preprocessors_file_is_clips(small_checkpoint: Path):
     data = json.loads((small_checkpoint / "preprocessor_config.json").read_text())
     assert (data["size"], data["crop_size"], data["resample"]) == (112, 112, 3)
     assert data["image_mean"] == [0.485, 0.456, 0.406]
+
+
+def test_a_checkpoint_without_files_holds_the_same_tensors(checkpoint: Checkpoint) -> None:
+    generated = GeneratedCheckpoint(SMALL)
+    assert generated.config == checkpoint.config
+    assert generated.names() == checkpoint.names()
+    for name in generated.names():
+        info = checkpoint.info(name)
+        assert generated.info(name) == replace(info, place=None)
+        assert np.array_equal(generated.read(name), checkpoint.read(name)), name
+    assert generated.fingerprint() == GeneratedCheckpoint(SMALL).fingerprint()
+    assert generated.fingerprint() != GeneratedCheckpoint(SMALL, seed=1).fingerprint()
