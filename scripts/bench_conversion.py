@@ -77,7 +77,7 @@ class Ranks(NamedTuple):
 _SWEEP_RANKS = [Ranks(*cut) for cut in ((1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (2, 2), (4, 2), (1, 4), (2, 4), (8, 2))]
 
 
-class RanksType(click.ParamType):
+class RanksType(click.ParamType[Ranks]):
     name = "TPxPP"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Ranks:
@@ -275,7 +275,8 @@ def circumstances() -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    cells = [f"{result['layers']:>6} {Ranks(result['tp'], result['pp'])!s:>5} {result['gb_in']:>7.2f} {result['gb_out']:>7.2f}"]
+    ranks = Ranks(result["tp"], result["pp"])
+    cells = [f"{result['layers']:>6} {ranks!s:>5} {result['gb_in']:>7.2f} {result['gb_out']:>7.2f}"]
     own = result["convert"]
     cells.append(f"{_rate(own):>18}")
     cells.append(f"{own['cpu_s_per_gb']:>8.2f} {own['anonymous_gb']:>12.2f} {own['mapped_gb']:>9.2f}")

@@ -1,7 +1,7 @@
 """Calibrate and convert decoder layers of the release's own size, on a machine that does not hold the release.
 
-    python scripts/bench_full_decoder.py --out four                # a CUDA device: 4 layers, then 80, 10 minutes at most
-    python scripts/compare_fp8_hardware.py four --tokens 64        # then: the device's FP8 products on these layers
+    python scripts/bench_full_decoder.py --out four             # a CUDA device: 4 layers, then 80, 10 minutes at most
+    python scripts/compare_fp8_hardware.py four --tokens 64     # then: the device's FP8 products on these layers
     python scripts/bench_full_decoder.py --device cpu --layers 1 --tokens 256 --minutes 1
 
 check      one layer, a few tokens, on the device and on the CPU: the magnitudes must agree to 1e-4
@@ -10,12 +10,14 @@ convert    the same layers to a TensorRT-LLM checkpoint for one GPU, always on t
 whole      the whole decoder, each layer made from a seed when its turn comes, until it is done or time is up
 
 Seconds a layer are the median, least and most; *making* is what the generator took of it, and is not counted in them.
-Memory of the device is what torch reserved at most, the CUDA context (about half a GB) not counted; memory of the host
-is resident, mapped pages of the checkpoint included. Exits with 1 where the check or the limit of 24 GB fails.
+The total is for all layers, extrapolated where time was up. Memory of the device is what torch reserved at most, the
+CUDA context (about half a GB) not counted; memory of the host is resident, mapped pages of the checkpoint included.
+Exits with 1 where the check or the limit of 24 GB fails.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import statistics
@@ -120,7 +122,7 @@ def disagreement(size: CheckpointSize, device: str) -> float:
     """The largest relative difference between magnitudes found on the device and on the CPU."""
     checkpoint, samples = GeneratedCheckpoint(replace(size, layers=1)), _samples(_CHECK_TOKENS, size.hidden_size)
     found, expected = (astuple(calibrate(checkpoint, samples, device=one).layers[0]) for one in (device, "cpu"))
-    return max(abs(one - other) / other for one, other in zip(found, expected, strict=True))
+    return max(abs(float(one) / float(other) - 1) for one, other in zip(found, expected, strict=True))
 
 
 def _calibrated(
@@ -129,13 +131,10 @@ def _calibrated(
     reset_peak()
     device_peak(reset=True)
     watch, calibration = Watch(checkpoint, minutes), None
-    try:
+    with contextlib.suppress(TimeUp):
         calibration = calibrate(checkpoint, samples, watch, device=device)
-    except TimeUp:
-        pass
     done, of = len(watch.seconds), checkpoint.config.decoder.num_layers
     median, making = statistics.median(watch.seconds), statistics.median(watch.making)
-    # The first layer's time holds making and embedding the samples too, which does not come again.
     total = sum(watch.seconds) + (of - done) * median
     ends = min(watch.seconds), max(watch.seconds)
     host = process_memory().peak_rss_bytes
@@ -196,9 +195,7 @@ def show(part: Part) -> None:
 @click.option("--minutes", type=click.FloatRange(min=0), default=10, show_default=True, help="For the whole decoder.")
 @click.option("--out", type=click.Path(path_type=Path), help="Keep the converted layers in this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def main(
-    device: str, preset: str, layers: int, tokens: int, minutes: float, out: Path | None, as_json: bool
-) -> None:
+def main(device: str, preset: str, layers: int, tokens: int, minutes: float, out: Path | None, as_json: bool) -> None:
     size = SIZES[preset]
     try:
         with tempfile.TemporaryDirectory() as scratch:

@@ -1,8 +1,13 @@
-"""A build's progress on stderr: a live line with rate, memory and time left on a terminal, else a line per step."""
+"""A build's progress on stderr: a live line with rate, memory and time left on a terminal, else a line per step.
+
+Not on a terminal, a step that takes long also says how far it is, once a minute: a calibration may take hours, and a
+log that is silent for hours looks like a build that hangs.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -23,6 +28,9 @@ from nvlm_trt.pipeline.memory import process_memory
 from nvlm_trt.pipeline.report import Reporter, SilentReporter, StepReport
 
 __all__ = ["build_reporter", "reading_reporter"]
+
+
+_QUIET_S = 60
 
 
 @contextlib.contextmanager
@@ -58,15 +66,24 @@ def _progress(console: Console) -> Progress:
 class _Lines:
     """One line as a step starts would double the output; one as it ends says all."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
-        self._count = ""
+        self._clock = clock
+        self._count = self._step = ""
+        self._begun = self._said = 0.0
 
     def started(self, step: str, number: int, count: int) -> None:
-        self._count = f"[{number}/{count}]"
+        self._count, self._step = f"[{number}/{count}]", step
+        self._begun = self._said = self._clock()
 
     def advanced(self, done: int, total: int, unit: str) -> None:
-        pass
+        now = self._clock()
+        if now - self._said < _QUIET_S or done >= total:
+            return
+        self._said = now
+        how_far = f"{shown_bytes(done)} of {shown_bytes(total)}" if unit == "B" else f"{done} of {total} {unit}"
+        minutes = f"{(now - self._begun) / 60:.0f} min"
+        self._console.print(f"{self._count} {self._step:20} {how_far} after {minutes}", markup=False)
 
     def ended(self, report: StepReport) -> None:
         self._console.print(f"{self._count} {_line(report)}", markup=False)

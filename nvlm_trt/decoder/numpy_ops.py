@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from nvlm_trt.decoder import fp8
 from nvlm_trt.decoder.layer_ops import HISTOGRAM_CODES, AttentionError
+from nvlm_trt.decoder.numpy_attention import AttentionPart, attention_parts, mixed, scored, softmax
 from nvlm_trt.model.config import DecoderConfig
 
 __all__ = ["NumpyOps", "fake_e4m3"]
@@ -35,7 +35,6 @@ R = TypeVar("R")
 _WEIGHT_BLOCK_ELEMENTS = 1 << 23
 _MAX_THREADS = 16
 _BLOCK_ELEMENTS = 1 << 18  # of elementwise work; 1 MiB of float32
-_QUERY_ROWS = 256  # queries scored at once
 
 _SMALLEST_NORMAL = np.float32(2.0**-6)
 # Adding and subtracting it rounds to multiples of 2^-9, e4m3's subnormals: float32 steps by that from 2^14 to 2^15.
@@ -127,25 +126,25 @@ class NumpyOps:
     def attend(self, q: Floats, k: Floats, v: Floats, lengths: Sequence[int]) -> Floats:
         out = np.empty(q.shape, np.float32)
 
-        def work(part: _Part) -> None:
-            for queries, keys, scores in _scored(q, k, part):
-                out[queries, part.q_heads] = _mixed(_softmax(scores), v[keys, part.kv_head])
+        def work(part: AttentionPart) -> None:
+            for queries, keys, scores in scored(q, k, part):
+                out[queries, part.q_heads] = mixed(softmax(scores), v[keys, part.kv_head])
 
-        self._fan_out(work, _parts(q, k, lengths))
+        self._fan_out(work, attention_parts(q, k, lengths))
         return out
 
     def attention_error(
         self, q: Floats, k: Floats, v: Floats, other_k: Floats, other_v: Floats, lengths: Sequence[int]
     ) -> AttentionError:
-        def work(part: _Part) -> AttentionError:
+        def work(part: AttentionPart) -> AttentionError:
             found = AttentionError()
-            pairs = zip(_scored(q, k, part), _scored(q, other_k, part), strict=True)
+            pairs = zip(scored(q, k, part), scored(q, other_k, part), strict=True)
             for (_, keys, scores), (_, _, other_scores) in pairs:
                 visible = np.isfinite(scores[0])
                 change = np.where(visible, other_scores - np.where(visible, scores, 0), 0)
                 change -= np.where(visible, change.sum(axis=-1, keepdims=True) / visible.sum(axis=-1, keepdims=True), 0)
-                exact = _mixed(_softmax(scores), v[keys, part.kv_head])
-                other = _mixed(_softmax(other_scores), other_v[keys, part.kv_head])
+                exact = mixed(softmax(scores), v[keys, part.kv_head])
+                other = mixed(softmax(other_scores), other_v[keys, part.kv_head])
                 found += AttentionError(
                     self.energy(change),
                     int(visible.sum()) * len(scores),
@@ -155,7 +154,7 @@ class NumpyOps:
             return found
 
         # Summed in the parts' order, whichever thread is done first.
-        return sum(self._fan_out(work, _parts(q, k, lengths)), AttentionError())
+        return sum(self._fan_out(work, attention_parts(q, k, lengths)), AttentionError())
 
     def silu_product(self, gate: Floats, up: Floats) -> Floats:
         def work(pair: tuple[Floats, Floats]) -> None:
@@ -186,49 +185,6 @@ def fake_e4m3(values: Floats, scale: np.float32) -> Floats:
     quotient[small] = subnormal
     quotient *= np.float32(scale)
     return quotient
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One key-value head of one sequence, and the heads that share it."""
-
-    tokens: range
-    kv_head: int
-    q_heads: slice
-
-
-def _parts(q: Floats, k: Floats, lengths: Sequence[int]) -> Iterator[_Part]:
-    start, group = 0, q.shape[1] // k.shape[1]
-    for length in lengths:
-        for kv_head in range(k.shape[1]):
-            yield _Part(range(start, start + length), kv_head, slice(kv_head * group, (kv_head + 1) * group))
-        start += length
-
-
-def _scored(q: Floats, k: Floats, part: _Part) -> Iterator[tuple[slice, slice, Floats]]:
-    """Queries, the keys they may look at, and scores [heads, queries, keys] with the future at minus infinity."""
-    scale = np.float32(np.sqrt(q.shape[-1]))
-    for start in part.tokens[::_QUERY_ROWS]:
-        end = min(start + _QUERY_ROWS, part.tokens.stop)
-        queries, keys = slice(start, end), slice(part.tokens.start, end)
-        rows = (q[queries, part.q_heads] / scale).transpose(1, 0, 2)
-        scores = (rows.reshape(-1, rows.shape[-1]) @ k[keys, part.kv_head].T).reshape(*rows.shape[:2], -1)
-        future = np.arange(keys.start, end)[None, :] > np.arange(start, end)[:, None]
-        scores[:, future] = -np.inf
-        yield queries, keys, scores
-
-
-def _softmax(scores: Floats) -> Floats:
-    scores -= scores.max(axis=-1, keepdims=True)
-    np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)
-    return scores
-
-
-def _mixed(weights: Floats, v: Floats) -> Floats:
-    """[heads, queries, keys] times [keys, head_dim], as [queries, heads, head_dim]."""
-    heads, queries, keys = weights.shape
-    return (weights.reshape(-1, keys) @ v).reshape(heads, queries, -1).transpose(1, 0, 2)
 
 
 def _widened(stored: NDArray[Any]) -> Floats:

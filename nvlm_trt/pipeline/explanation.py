@@ -14,9 +14,11 @@ from typing import Any
 import nvlm_trt
 from nvlm_trt.errors import ArtefactError
 from nvlm_trt.pipeline.consistency import recorded_recipe, stale_steps
+from nvlm_trt.pipeline.container import container_command
 from nvlm_trt.pipeline.engines_here import Here, engine_differences, this_machine
 from nvlm_trt.pipeline.keys import versions_of
 from nvlm_trt.pipeline.manifest import Manifest, load_manifest
+from nvlm_trt.pipeline.recipe import Recipe
 from nvlm_trt.pipeline.recipe_file import read_draft, recipe_names
 from nvlm_trt.pipeline.steps import steps_for
 
@@ -103,9 +105,13 @@ class _Look:
         if self._recipe is None:
             yield Difference("recipe", "readable", "not readable by this version", True, repair=self._build())
             return
-        left = [step.name for step in steps_for(self._recipe) if step.name not in self._manifest.steps]
-        if left:
-            yield Difference("steps", "not done yet", "-", True, tuple(left), self._build())
+        for step in steps_for(self._recipe):
+            if step.name in self._manifest.steps:
+                continue
+            lacking = step.lacking(self._recipe)
+            here = lacking or "it can be"
+            repair = self._build_elsewhere(self._recipe) if lacking else self._build()
+            yield Difference("step", "not yet", here, True, (step.name,), repair)
 
     def _stale(self) -> Iterator[Difference]:
         for step, reason in stale_steps(self._manifest).items():
@@ -143,9 +149,16 @@ class _Look:
 
     def _build(self) -> tuple[str, ...]:
         """The same build again: it does what is due and nothing else."""
+        return ("nvlm-trt", "build", self._manifest.checkpoint, "--recipe", self._recipe_name(), "-o", str(self._out))
+
+    def _build_elsewhere(self, recipe: Recipe) -> tuple[str, ...]:
+        """The same where the recipe's container has the tools, if it names one."""
+        container = container_command(recipe, self._recipe_name(), Path(self._manifest.checkpoint), self._out)
+        return container or self._build()
+
+    def _recipe_name(self) -> str:
         name = str(self._manifest.recipe.get("name", ""))
-        recipe = name if name in recipe_names() else f"{name or 'RECIPE'}.toml"
-        return ("nvlm-trt", "build", self._manifest.checkpoint, "--recipe", recipe, "-o", str(self._out))
+        return name if name in recipe_names() else f"{name or 'RECIPE'}.toml"
 
 
 def _changed(built: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

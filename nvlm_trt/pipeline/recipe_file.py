@@ -47,7 +47,8 @@ def read_draft(name: str) -> RecipeDraft:
         # Of a choice between a number and "auto" pydantic names the branch as well; that is no key of the file.
         known = [str(part) for part in first["loc"] if _is_key(str(part))]
         key = ".".join(known) or "the recipe"
-        raise UsageError("E-RECIPE-KEY", f"{file.name}: {key}: {first['msg']}.", "Correct the key.") from None
+        what = first["msg"].removeprefix("Value error, ")  # pydantic's words in front of our own
+        raise UsageError("E-RECIPE-KEY", f"{file.name}: {key}: {what}.", "Correct the key.") from None
     if draft.calibration.set is None:
         return draft
     place = str((file.parent / draft.calibration.set).resolve())

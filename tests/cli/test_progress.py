@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from nvlm_trt.cli.output import shown_bytes
-from nvlm_trt.cli.progress import build_reporter
+from nvlm_trt.cli.progress import _Lines, build_reporter
 from nvlm_trt.pipeline.report import StepReport
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,24 @@ def test_a_line_tells_the_rate_where_it_says_something(capsys: pytest.CaptureFix
         "[2/4] small                built  2.0 s, 10 B, peak 0 B",
         "[3/4] old                  kept   2.0 s, 4.0 GB, peak 0 B",
         "[4/4] gone                 left   no hammer",
+    ]
+
+
+def test_a_log_hears_of_a_long_step_once_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter([0.0, 30.0, 61.0, 90.0, 130.0, 600.0])
+    reporter = _Lines(Console(stderr=True, soft_wrap=True), lambda: next(times))
+    reporter.started("decoder.calibration", 4, 7)
+    for done, total, unit in (
+        (1, 80, "layers"),
+        (2, 80, "layers"),
+        (3, 80, "layers"),
+        (10**9, 10**10, "B"),
+        (80, 80, ""),
+    ):
+        reporter.advanced(done, total, unit)
+    assert capsys.readouterr().err.splitlines() == [
+        "[4/7] decoder.calibration  2 of 80 layers after 1 min",
+        "[4/7] decoder.calibration  1.0 GB of 10.0 GB after 2 min",
     ]
 
 

@@ -104,6 +104,7 @@ def test_what_cannot_be_built_together_is_refused(tmp_path: Path, old: str, new:
         read_draft(str(file))
     assert wrong.value.code == "E-RECIPE-KEY"
     assert wrong.value.what.startswith(f"mine.toml: {said}:")
+    assert "Value error" not in wrong.value.what
 
 
 def test_a_calibration_set_lies_where_the_recipe_says(tmp_path: Path) -> None:
