@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nvlm_trt.embedded.request import Emission, FinishReason, GenerationRequest, Listener
-from nvlm_trt.embedded.runner import Runner
+from nvlm_trt.embedded.runner import SlotRunner
 from nvlm_trt.embedded.sampler import sample
 from nvlm_trt.embedded.scheduler import Limits, Scheduler, Step
 from nvlm_trt.embedded.sequence import Sequence, check_request
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 class InFlightEngine:
     """A ``DecoderEngine`` over any runner. ``max_seq_len`` counts prompt and answer, in positions."""
 
-    def __init__(self, runner: Runner, limits: Limits, max_seq_len: int) -> None:
+    def __init__(self, runner: SlotRunner, limits: Limits, max_seq_len: int) -> None:
         self._runner = runner
         self._max_seq_len = max_seq_len
         self._limits = limits

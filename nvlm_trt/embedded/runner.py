@@ -1,8 +1,13 @@
-"""One step of the model over a fixed pool of slots.
+"""One step of the model over a fixed pool of keys and values.
 
-A slot holds the keys and values of one sequence. A runner knows nothing of requests: whoever calls it says which slot
-grows by which ids. ``decode`` takes slots 0 to n - 1 so that a batch is one contiguous piece of memory; ``move`` lets
-the caller keep it so.
+A runner knows nothing of requests: whoever calls it says which sequence grows by which ids, and where its positions
+lie. Two kinds of pool, for two kinds of attention. Where attention reads one contiguous piece of memory per sequence,
+the pool is *slots*; a batch is slots 0 to n - 1, and ``move`` lets the caller keep it so. Where attention can follow a
+table, the pool is *blocks* of a few positions; any sequence may lie in any blocks, several may share one, and nothing
+ever moves.
+
+Logits are float32, belong to the runner, and are valid until its next call. A runner that fails raises; the engine
+then ends every request with an error. A runner that has something to give back may offer ``close()``.
 """
 
 from __future__ import annotations
@@ -12,11 +17,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Runner"]
+__all__ = ["BlockRunner", "Runner", "SlotRunner"]
 
 
 class Runner(Protocol):
-    """Logits are float32 and belong to the runner: they are valid until its next call."""
+    """What every runner tells about its model."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -27,6 +32,10 @@ class Runner(Protocol):
     @property
     def max_positions(self) -> int:
         """The longest sequence the model was made for."""
+
+
+class SlotRunner(Runner, Protocol):
+    """A pool of slots; each holds one sequence's positions from 0 up."""
 
     def prefill(
         self, slot: int, start: int, ids: NDArray[np.int32], prompt_table: NDArray[np.float32] | None
@@ -41,3 +50,36 @@ class Runner(Protocol):
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` positions of a slot over another."""
+
+
+class BlockRunner(Runner, Protocol):
+    """A pool of blocks: position i of a sequence lies in ``blocks[i // block_size]``, at ``i % block_size``."""
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def block_size(self) -> int:
+        """Positions in a block."""
+
+    def prefill(
+        self,
+        blocks: NDArray[np.int32],
+        start: int,
+        ids: NDArray[np.int32],
+        prompt_table: NDArray[np.float32] | None,
+    ) -> NDArray[np.float32]:
+        """Append ``ids`` [k] at position ``start`` of the sequence in ``blocks`` [m], which have room for ``start + k``
+        positions at least; the last one's logits [vocab].
+
+        Ids from ``vocab_size`` up are rows of ``prompt_table`` [rows, hidden].
+        """
+
+    def decode(
+        self, tables: NDArray[np.int32], lengths: NDArray[np.int32], ids: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """Append one id to each of n sequences; logits [n, vocab].
+
+        Row i of ``tables`` [n, width] is the i-th one's blocks, which hold ``lengths[i]`` positions before; rows are
+        padded with any valid block number.
+        """
