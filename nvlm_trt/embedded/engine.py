@@ -8,6 +8,7 @@ from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from nvlm_trt.embedded.in_flight import InFlightEngine
 from nvlm_trt.embedded.onnxruntime_runner import OnnxRuntimeRunner
 from nvlm_trt.embedded.scheduler import Limits
+from nvlm_trt.embedded.slot_pool import SlotPool
 from nvlm_trt.errors import UsageError
 
 __all__ = ["EmbeddedEngine"]
@@ -29,6 +30,7 @@ class EmbeddedEngine(InFlightEngine):
         max_num_tokens: int,
         max_waiting: int = 256,
         chunk: int = 256,
+        reuse_prefixes: bool = True,
         quantize_activations: bool = True,
         threads: int | None = None,
     ) -> None:
@@ -47,4 +49,4 @@ class EmbeddedEngine(InFlightEngine):
             quantize_activations=quantize_activations,
             threads=threads,
         )
-        super().__init__(runner, limits, max_seq_len)
+        super().__init__(SlotPool(runner, max_batch_size, max_seq_len), limits, max_seq_len, reuse_prefixes)

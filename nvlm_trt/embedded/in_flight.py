@@ -1,8 +1,8 @@
-"""In-flight batching: a scheduler over a runner, in a thread of its own.
+"""In-flight batching: a scheduler over a pool and its model, in a thread of its own.
 
 ``submit`` and ``cancel`` only write to the scheduler's books under a lock; everything else happens in the engine's
 thread, which plans a step under the lock, runs it without, closes the books, and then tells the listeners. So a
-request that ends has given back its slot before its listener hears of it, a listener may call the engine, and a slow
+request that ends has given back its memory before its listener hears of it, a listener may call the engine, and a slow
 one delays the next step but blocks nobody's ``submit``. Whatever ends the thread ends every open request with an
 emission: silence is not an answer.
 """
@@ -13,12 +13,15 @@ import logging
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nvlm_trt.embedded.pool import Pool
+from nvlm_trt.embedded.prefix import prefix_keys, reusable_blocks
 from nvlm_trt.embedded.request import Emission, FinishReason, GenerationRequest, Listener
-from nvlm_trt.embedded.runner import SlotRunner
 from nvlm_trt.embedded.sampler import sample
 from nvlm_trt.embedded.scheduler import Limits, Scheduler, Step
 from nvlm_trt.embedded.sequence import Sequence, check_request
@@ -30,15 +33,16 @@ _log = logging.getLogger(__name__)
 
 
 class InFlightEngine:
-    """A ``DecoderEngine`` over any runner. ``max_seq_len`` counts prompt and answer, in positions."""
+    """A ``DecoderEngine`` over any pool. ``max_seq_len`` counts prompt and answer, in positions; without
+    ``reuse_prefixes`` every prompt is computed from its beginning.
+    """
 
-    def __init__(self, runner: SlotRunner, limits: Limits, max_seq_len: int) -> None:
-        self._runner = runner
-        self._max_seq_len = max_seq_len
-        self._limits = limits
-        self._scheduler = Scheduler(limits)
+    def __init__(self, pool: Pool, limits: Limits, max_seq_len: int, reuse_prefixes: bool = True) -> None:
+        self._pool, self._reuse_prefixes = pool, reuse_prefixes
+        self._max_seq_len = min(max_seq_len, pool.capacity)
+        self._scheduler = Scheduler(limits, pool)
         self._changed = threading.Condition()
-        self._closing = False
+        self._refusing = self._closing = False
         self._cancelling = False
         self._untold: deque[tuple[Sequence, Emission]] = deque()
         self._fault: ArtefactError | None = None
@@ -48,22 +52,22 @@ class InFlightEngine:
         self._thread.start()
 
     def submit(self, request: GenerationRequest, listener: Listener) -> None:
-        """Raises ``RequestError`` E-PROMPT-*, ``OverloadedError`` E-BUSY-QUEUE, and ``ArtefactError`` E-ENGINE-FAULT or
-        E-ENGINE-CLOSED when the engine runs no more.
+        """Raises ``RequestError`` E-PROMPT-*, E-PARAM-SHAPE, ``OverloadedError`` E-BUSY-QUEUE, and ``ArtefactError``
+        E-ENGINE-FAULT or E-ENGINE-CLOSED when the engine runs no more.
         """
+        self._check_open()
+        runner, block_size = self._pool.runner, self._pool.block_size
         check_request(
-            request,
-            vocab_size=self._runner.vocab_size,
-            hidden_size=self._runner.hidden_size,
-            max_seq_len=self._max_seq_len,
+            request, vocab_size=runner.vocab_size, hidden_size=runner.hidden_size, max_seq_len=self._max_seq_len
         )
+        keys = prefix_keys(request, runner.vocab_size, block_size) if self._reuse_prefixes else []
+        reusable = reusable_blocks(len(request.input_ids), block_size, self._scheduler.chunk)
+        count = request.num_return_sequences
+        sequences = [Sequence(request, listener, keys, reusable, index) for index in range(count)]
         with self._changed:
-            if self._fault:
-                raise self._fault
-            if self._closing:
-                raise ArtefactError("E-ENGINE-CLOSED", "The decoder engine has been closed.", "Start it again.")
-            self._scheduler.add(Sequence(request, listener))
-            self._changed.notify()
+            self._check_open()
+            self._scheduler.add(sequences)
+            self._changed.notify_all()
 
     def cancel(self, request_id: str) -> int:
         with self._changed:
@@ -71,30 +75,45 @@ class InFlightEngine:
             found = [sequence for sequence in open_ones if sequence.request.request_id == request_id]
             for sequence in found:
                 sequence.cancelled = self._cancelling = True
-            self._changed.notify()
+            self._changed.notify_all()
             return len(found)
 
     def metrics(self) -> dict[str, Any]:
-        """Requests by state, and totals since the start; ``step_s`` less ``model_s`` is the engine's own time."""
+        """Requests by state, the pool's figures, and totals since the start.
+
+        ``step_s`` less ``model_s`` is the engine's own time. Of ``prompt_tokens`` let in, ``reused_tokens`` were there
+        already, ``hit_rate`` of them; who was thrown out and let in again counts again.
+        """
         with self._changed:
-            running = self._scheduler.num_running
+            counts = {**self._scheduler.counts, **self._counts}
+            totals = {name: counts.get(name, 0) for name in _TOTALS}
             return {
-                "running": running,
+                "healthy": not (self._fault or self._refusing),
+                "running": self._scheduler.num_running,
                 "waiting": len(self._scheduler.waiting),
-                "free_slots": self._limits.max_batch_size - running,
-                "steps": self._counts["steps"],
-                "prefill_tokens": self._counts["prefill_tokens"],
-                "generated_tokens": self._counts["generated_tokens"],
+                **self._pool.figures(),
+                **totals,
+                "hit_rate": totals["reused_tokens"] / max(1, totals["prompt_tokens"]),
                 "step_s": self._step_s,
                 "model_s": self._model_s,
             }
 
-    def close(self) -> None:
+    def close(self, drain_s: float = 0) -> None:
+        inside = threading.current_thread() is self._thread
         with self._changed:
+            self._refusing = True
+            if not inside:
+                self._changed.wait_for(lambda: self._closing or self._scheduler.idle, drain_s)
             self._closing = True
-            self._changed.notify()
-        if threading.current_thread() is not self._thread:
+            self._changed.notify_all()
+        if not inside:
             self._thread.join()
+
+    def _check_open(self) -> None:
+        if self._fault:
+            raise self._fault
+        if self._refusing:
+            raise ArtefactError("E-ENGINE-CLOSED", "The decoder engine has been closed.", "Start it again.")
 
     def _run(self) -> None:
         ending = _CLOSED
@@ -103,30 +122,32 @@ class InFlightEngine:
                 started = time.perf_counter()
                 self._step()
                 self._step_s += time.perf_counter() - started
-        except Exception:
+        except BaseException:
             _log.exception("The decoder engine stopped.")
-            fault = ArtefactError("E-ENGINE-FAULT", "The decoder engine has failed.", "Restart it; its log says why.")
-            ending = Emission((), finish=FinishReason.ERROR, error=fault)
-            self._fault = fault
+            self._fault = ArtefactError("E-ENGINE-FAULT", "The decoder engine has failed.", "Restart it; see its log.")
+            ending = Emission((), finish=FinishReason.ERROR, error=self._fault)
         with self._changed:
             self._closing = True
             left = dict.fromkeys([*(sequence for sequence, _ in self._untold), *self._scheduler.sequences()])
             self._untold.clear()
             self._untold.extend((sequence, ending) for sequence in left)
-            self._scheduler = Scheduler(self._limits)
+            self._scheduler.clear()
+            self._changed.notify_all()
         self._tell()
+        getattr(self._pool.runner, "close", _nothing)()
 
     def _wait_for_work(self) -> bool:
         with self._changed:
             while not self._closing and self._scheduler.idle:
+                self._changed.notify_all()
                 self._changed.wait()
             return not self._closing
 
     def _step(self) -> None:
         with self._changed:
             if self._cancelling:
-                gone = [sequence for sequence in self._scheduler.sequences() if sequence.cancelled]
                 self._cancelling = False
+                gone = [sequence for sequence in self._scheduler.sequences() if sequence.cancelled]
                 self._settle([(sequence, _CANCELLED) for sequence in gone])
             step = self._scheduler.plan()
         self._tell()
@@ -134,54 +155,55 @@ class InFlightEngine:
         with self._changed:
             self._settle(emissions)
             self._counts["steps"] += step.num_rows > 0
-            self._counts["prefill_tokens"] += step.num_rows - len(step.decoding)
             self._counts["generated_tokens"] += sum(len(emission.tokens) for _, emission in emissions)
         self._tell()
 
     def _generate(self, step: Step) -> list[tuple[Sequence, Emission]]:
         emissions: list[tuple[Sequence, Emission]] = []
         if step.decoding:
-            lengths = np.array([sequence.cached for sequence in step.decoding], np.int32)
-            newest = np.array([sequence.tokens[-1] for sequence in step.decoding], np.int32)
-            started = time.perf_counter()
-            logits = self._runner.decode(lengths, newest)
-            self._model_s += time.perf_counter() - started
+            logits = self._timed(self._pool.decode, step.decoding)
+            for sequence in step.decoding:
+                sequence.cached += 1
             emissions += _sampled(logits, step.decoding)
         for chunk in step.chunks:
-            request = chunk.sequence.request
-            ids = request.input_ids[chunk.start : chunk.stop]
-            started = time.perf_counter()
-            row = self._runner.prefill(chunk.slot, chunk.start, ids, request.prompt_table)
-            self._model_s += time.perf_counter() - started
+            row = self._timed(self._pool.prefill, chunk.sequence, chunk.start, chunk.stop)
             if chunk.last:
                 emissions += _sampled(row[np.newaxis], [chunk.sequence])
         return emissions
 
+    def _timed(self, call: Callable[..., NDArray[np.float32]], *args: Any) -> NDArray[np.float32]:
+        started = time.perf_counter()
+        logits = call(*args)
+        self._model_s += time.perf_counter() - started
+        return logits
+
     def _settle(self, emissions: list[tuple[Sequence, Emission]]) -> None:
-        """Free the slots of those that end. What has to be told is kept first, should this fail."""
+        """Free the memory of those that end. What has to be told is kept first, should this fail."""
         self._untold.extend(emissions)
         for sequence, emission in emissions:
             if emission.finish:
-                for move in self._scheduler.finish(sequence):
-                    self._runner.move(move.source, move.target, move.length)
+                self._scheduler.finish(sequence)
 
     def _tell(self) -> None:
         while self._untold:
             sequence, emission = self._untold.popleft()
             try:
-                sequence.listener(emission)
+                sequence.listener(emission._replace(index=sequence.index) if sequence.index else emission)
             except Exception:
                 # Its own fault, not the engine's: the request ends, the others go on.
                 _log.exception("The listener of request %s failed.", sequence.request.request_id)
-                sequence.listener = _nobody
+                sequence.listener = _nothing
                 sequence.cancelled = self._cancelling = True
 
 
-def _sampled(logits: Any, sequences: list[Sequence]) -> list[tuple[Sequence, Emission]]:
-    tokens, log_probs = sample(logits, sequences)
+def _sampled(logits: NDArray[np.float32], sequences: list[Sequence]) -> list[tuple[Sequence, Emission]]:
+    """A new token for each, but for those whose old ones are still on their way back into the pool."""
+    fresh = [index for index, sequence in enumerate(sequences) if sequence.cached == sequence.length]
+    if len(fresh) < len(sequences):
+        logits, sequences = logits[fresh], [sequences[index] for index in fresh]
     return [
         (sequence, _emission(token, log_prob, sequence.accept(token)))
-        for sequence, token, log_prob in zip(sequences, tokens, log_probs, strict=True)
+        for sequence, token, log_prob in zip(sequences, *sample(logits, sequences), strict=True)
     ]
 
 
@@ -189,10 +211,11 @@ def _emission(token: int, log_prob: tuple[float, ...], finish: FinishReason | No
     return Emission((), finish=finish) if finish is FinishReason.END_ID else Emission((token,), log_prob, finish)
 
 
-def _nobody(emission: Emission) -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
+_TOTALS = ("steps", "prompt_tokens", "reused_tokens", "prefill_tokens", "generated_tokens", "preemptions")
 _CANCELLED = Emission(
     (), finish=FinishReason.CANCELLED, error=CancelledError("E-CANCEL-REQUEST", "The request was cancelled.")
 )

@@ -9,7 +9,7 @@ import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,34 +43,62 @@ class Sampling:
         _in_range("presence_penalty", self.presence_penalty, -100, 100)
         _in_range("frequency_penalty", self.frequency_penalty, -100, 100)
 
+    @property
+    def greedy(self) -> bool:
+        return self.top_k == 1 or self.temperature == 0
+
+    @property
+    def penalised(self) -> bool:
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to continue.
+    """One prompt, and how to continue it, ``num_return_sequences`` times: the i-th under the seed plus i, as
+    TensorRT-LLM has it.
 
     ``input_ids`` int32 [n]; an id at or above the vocabulary's size is virtual and means row ``id - vocab_size`` of
-    ``prompt_table``, float32 [rows, hidden]. ``stop_words`` and ``bad_words`` are token sequences. Without
-    ``end_id`` only length and stop words end it.
+    ``prompt_table``, float32 [rows, hidden]. ``extra_ids`` uint64 [n] tell prompts apart that are otherwise the same:
+    only where they are equal too is the prompt's beginning shared. ``embedding_bias`` float32 [vocab] is added to the
+    logits. ``stop_words`` and ``bad_words`` are token sequences. Without ``end_id`` only length and stop words end it.
     """
 
     request_id: str
     input_ids: NDArray[np.int32]
     max_tokens: int
     prompt_table: NDArray[np.float32] | None = None
+    extra_ids: NDArray[np.uint64] | None = None
+    embedding_bias: NDArray[np.float32] | None = None
     end_id: int | None = None
     min_tokens: int = 0
     stop_words: tuple[tuple[int, ...], ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     return_log_probs: bool = False
+    num_return_sequences: int = 1
 
     def __post_init__(self) -> None:
         if self.input_ids.ndim != 1 or self.input_ids.size == 0:
             raise RequestError("E-PROMPT-EMPTY", "The prompt holds no tokens.", "Send a question.")
         _in_range("max_tokens", self.max_tokens, 1, 2**31 - 1)
         _in_range("min_tokens", self.min_tokens, 0, self.max_tokens)
+        _in_range("num_return_sequences", self.num_return_sequences, 1, 64)
         if any(not word for word in (*self.stop_words, *self.bad_words)):
             raise RequestError("E-PARAM-WORDS", "A stop or bad word is empty.", "Leave it out.")
+        if self.extra_ids is not None and self.extra_ids.shape != self.input_ids.shape:
+            raise RequestError(
+                "E-PARAM-SHAPE",
+                f"The prompt has {self.input_ids.size} ids and {self.extra_ids.size} extra ids.",
+                "Send one for each id, 0 at text.",
+            )
+        if self.embedding_bias is not None and not np.isfinite(self.embedding_bias).all():
+            raise RequestError("E-PARAM-RANGE", "embedding_bias holds NaN or infinity.", "Send finite values.")
+
+    @property
+    def plain(self) -> bool:
+        """Whether, past ``min_tokens``, nothing but the largest logit is asked for."""
+        special = self.return_log_probs or self.bad_words or self.embedding_bias is not None
+        return self.sampling.greedy and not (special or self.sampling.penalised)
 
 
 class FinishReason(enum.Enum):
@@ -81,14 +109,17 @@ class FinishReason(enum.Enum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class Emission:
-    """What one step gave one request: new tokens (none when it only ended), and why it ended if it did."""
+class Emission(NamedTuple):
+    """What one step gave one sequence of a request: new tokens (none when it only ended), and why it ended if it did.
+
+    A tuple, because one is made for every token.
+    """
 
     tokens: tuple[int, ...]
     log_probs: tuple[float, ...] = ()
     finish: FinishReason | None = None
     error: NvlmError | None = None
+    index: int = 0
 
 
 Listener = Callable[[Emission], None]
@@ -100,16 +131,16 @@ class DecoderEngine(Protocol):
     def submit(self, request: GenerationRequest, listener: Listener) -> None:
         """Queue a request. ``RequestError`` or ``OverloadedError`` is raised here; later faults arrive as an emission.
 
-        The listener's last call, and only that one, carries ``finish``.
+        The listener's last call for each sequence, and only that one, carries ``finish``.
         """
 
     def cancel(self, request_id: str) -> int:
-        """End every request with this id within one step; returns how many there were."""
+        """End every sequence of requests with this id within one step; returns how many there were."""
 
     def metrics(self) -> dict[str, Any]: ...
 
-    def close(self) -> None:
-        """Stop the engine; open requests end with CANCELLED."""
+    def close(self, drain_s: float = 0) -> None:
+        """Take no more requests, let the open ones end for ``drain_s`` seconds, then end them with CANCELLED."""
 
 
 def _in_range(name: str, value: float, low: float, high: float) -> None:

@@ -1,6 +1,6 @@
 """Chooses next tokens from logits, for all rows of a step.
 
-Order of operations, TensorRT-LLM's: temperature; repetition, then presence and frequency penalties, counted over
+Order of operations, TensorRT-LLM's: bias; temperature; repetition, then presence and frequency penalties, counted over
 prompt and answer; bad words and, before ``min_tokens``, the end id are ruled out; top-k; top-p within what top-k
 left. A temperature of 0 means greedy. A log probability is of the distribution before top-k and top-p.
 
@@ -28,14 +28,14 @@ def sample(logits: NDArray[np.float32], sequences: list[Sequence]) -> tuple[list
     tokens: list[int] = logits.argmax(axis=1).tolist()
     log_probs: list[tuple[float, ...]] = [()] * len(sequences)
     for index, sequence in enumerate(sequences):
-        if _plain(sequence):
+        if len(sequence.tokens) >= sequence.plain_from:
             continue
         sampling, row = sequence.request.sampling, logits[index].copy()
         _adjust(row, sequence)
-        if _greedy(sampling) or not np.isfinite(row.max()):  # a model gone astray must not take the engine with it
+        if sampling.greedy or not np.isfinite(row.max()):  # a model gone astray must not take the engine with it
             token = int(row.argmax())
         else:
-            token = _draw(row, sampling, uniform(sampling.seed, len(sequence.tokens)))
+            token = _draw(row, sampling, uniform(sampling.seed + sequence.index, len(sequence.tokens)))
         if sequence.request.return_log_probs:
             log_probs[index] = (_log_prob(row, token),)
         if sequence.counts is not None:
@@ -56,30 +56,14 @@ def _mixed(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _plain(sequence: Sequence) -> bool:
-    request = sequence.request
-    return _greedy(request.sampling) and not (
-        request.return_log_probs
-        or request.bad_words
-        or len(sequence.tokens) < request.min_tokens
-        or _penalised(request.sampling)
-    )
-
-
-def _greedy(sampling: Sampling) -> bool:
-    return sampling.top_k == 1 or sampling.temperature == 0
-
-
-def _penalised(sampling: Sampling) -> bool:
-    return bool(sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty)
-
-
 def _adjust(row: NDArray[np.float32], sequence: Sequence) -> None:
     request, sampling, tokens = sequence.request, sequence.request.sampling, sequence.tokens
+    if request.embedding_bias is not None:
+        row += request.embedding_bias
     if sampling.temperature not in (0, 1):
         # Below a thousandth the scaled logits would leave float32; it is greedy already.
         row /= max(sampling.temperature, 1e-3)
-    if _penalised(sampling):
+    if sampling.penalised:
         if sequence.counts is None:
             sequence.counts = _count(request, len(row))
         seen = sequence.counts.nonzero()[0]

@@ -1,28 +1,29 @@
 """Who takes part in the next step.
 
 In-flight batching: every step is planned anew. Sequences that generate take part in each; prompts are let in first
-come, first served, as slots and tokens allow, and enter in chunks so that a long one holds up the others by a chunk
+come, first served, as the pool and tokens allow, and enter in chunks so that a long one holds up the others by a chunk
 per step at most.
 
-* Slots are dense. Generating sequences have slots 0 to n - 1, so that their keys and values are one piece of memory;
-  at most one prompt is half done, and has slot n. Ending a sequence moves the last one into its place.
-* A prompt is cut at multiples of ``chunk`` whatever else goes on. A row's bits depend on whether it is computed alone
-  or among others of its own sequence, so with a fixed cut the answer cannot depend on the load.
+* A prompt is cut at multiples of ``chunk`` whatever else goes on, and where reuse ends. A row's bits depend on whether
+  it is computed alone or among others of its own sequence, so the answer cannot depend on the load.
+* A newcomer is let in when the pool has room for all it brings, and a block more for each who runs. Should the pool run
+  out all the same, the youngest is thrown out, goes to the head of the queue and is computed again later.
 * Nothing can starve: ``chunk + max_batch_size <= max_num_tokens``, so every step has room for a chunk of the oldest
-  prompt.
+  prompt; nobody overtakes; and the oldest is thrown out for nobody, so it ends, and then another is the oldest.
 
-Pure: no clock, no thread, no model. A slot is reserved for a sequence's whole length, so nobody is ever evicted.
+Pure: no clock, no thread, no model.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from dataclasses import dataclass
 
+from nvlm_trt.embedded.pool import Pool
 from nvlm_trt.embedded.sequence import Sequence
 from nvlm_trt.errors import OverloadedError, UsageError
 
-__all__ = ["Chunk", "Limits", "Move", "Scheduler", "Step"]
+__all__ = ["Chunk", "Limits", "Scheduler", "Step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,18 @@ class Limits:
             )
         object.__setattr__(self, "chunk", min(self.chunk, self.max_num_tokens - self.max_batch_size))
 
+    def chunk_for(self, block_size: int) -> int:
+        """The largest chunk that is a multiple of the block or divides it: no block is then computed in two ways."""
+        if self.chunk >= block_size:
+            return self.chunk - self.chunk % block_size
+        return next(size for size in range(self.chunk, 0, -1) if block_size % size == 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Prompt ids ``start`` to ``stop`` of a sequence; ``last`` where its first token follows."""
+    """Prompt ids ``start`` to ``stop`` of a sequence; ``last`` where a token follows."""
 
     sequence: Sequence
-    slot: int
     start: int
     stop: int
     last: bool
@@ -62,7 +68,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``decoding`` lie in slots 0, 1, ... in this order."""
+    """To be run in this order: one token for each of ``decoding``, then the chunks."""
 
     decoding: list[Sequence]
     chunks: list[Chunk]
@@ -72,21 +78,17 @@ class Step:
         return len(self.decoding) + sum(chunk.stop - chunk.start for chunk in self.chunks)
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    source: int
-    target: int
-    length: int
-
-
-@dataclass
 class Scheduler:
     """``plan`` assumes that its step will be run: run it, then plan again."""
 
-    limits: Limits
-    waiting: deque[Sequence] = field(default_factory=deque)
-    decoding: list[Sequence] = field(default_factory=list)
-    prefilling: Sequence | None = None
+    def __init__(self, limits: Limits, pool: Pool) -> None:
+        self.limits, self.pool = limits, pool
+        self.chunk = limits.chunk_for(pool.block_size)
+        self.waiting: deque[Sequence] = deque()
+        # Oldest first, both: who waits came later than who runs.
+        self.decoding: list[Sequence] = []
+        self.prefilling: Sequence | None = None
+        self.counts: Counter[str] = Counter()
 
     @property
     def num_running(self) -> int:
@@ -100,52 +102,68 @@ class Scheduler:
         """Everyone: generating, half done, waiting."""
         return [*self.decoding, *([self.prefilling] if self.prefilling else []), *self.waiting]
 
-    def add(self, sequence: Sequence) -> None:
-        """Raises ``OverloadedError`` E-BUSY-QUEUE when as many wait as may."""
-        if len(self.waiting) >= self.limits.max_waiting:
+    def add(self, sequences: list[Sequence]) -> None:
+        """All or none. Raises ``OverloadedError`` E-BUSY-QUEUE when more would wait than may."""
+        if len(self.waiting) + len(sequences) > self.limits.max_waiting:
             raise OverloadedError(
                 "E-BUSY-QUEUE", f"{len(self.waiting)} requests are waiting already.", "Send it again in a moment."
             )
-        self.waiting.append(sequence)
+        self.waiting.extend(sequences)
 
     def plan(self) -> Step:
-        decoding, chunks = list(self.decoding), []
+        self._make_room()
+        decoding, chunks = self.pool.in_order(self.decoding), []
         budget = self.limits.max_num_tokens - len(decoding)
         if decoding:
-            budget = min(budget, self.limits.chunk)
+            budget = min(budget, self.chunk)
         while sequence := self._next_prompt():
-            start = sequence.prefilled
-            stop = min(start + self.limits.chunk, sequence.prompt_length)
+            start = sequence.cached
+            stop = min(start - start % self.chunk + self.chunk, sequence.prompt_length)
             if stop - start > budget:
                 break
             budget -= stop - start
-            last = stop == sequence.prompt_length
-            chunks.append(Chunk(sequence, len(self.decoding), start, stop, last))
-            sequence.prefilled = stop
-            if last:
+            sequence.cached = stop
+            chunks.append(Chunk(sequence, start, stop, not sequence.in_prompt))
+            if not sequence.in_prompt:
                 self.decoding.append(sequence)
                 self.prefilling = None
+        self.counts["prefill_tokens"] += sum(chunk.stop - chunk.start for chunk in chunks)
         return Step(decoding, chunks)
 
-    def finish(self, sequence: Sequence) -> list[Move]:
-        """Forget a sequence, wherever it is. The moves close its gap: to be done in order, before the next step."""
+    def finish(self, sequence: Sequence) -> None:
+        """Forget a sequence, wherever it is."""
+        if sequence.place is None:
+            self.waiting.remove(sequence)
+            return
         if sequence is self.prefilling:
             self.prefilling = None
-        elif sequence in self.decoding:
-            gap = self.decoding.index(sequence)
-            last = self.decoding.pop()
-            moves = []
-            if last is not sequence:
-                self.decoding[gap] = last
-                moves.append(Move(len(self.decoding), gap, last.cached))
-            if self.prefilling and self.prefilling.prefilled:
-                moves.append(Move(len(self.decoding) + 1, len(self.decoding), self.prefilling.prefilled))
-            return moves
         else:
-            self.waiting.remove(sequence)
-        return []
+            self.decoding.remove(sequence)
+        self.pool.release(sequence)
+
+    def clear(self) -> None:
+        """Forget everyone, and leave the pool as it is: it is not used again."""
+        self.waiting.clear()
+        self.decoding.clear()
+        self.prefilling = None
+
+    def _make_room(self) -> None:
+        served = 0
+        while served < len(self.decoding):
+            if self.pool.grow(self.decoding[served]):
+                served += 1
+                continue
+            youngest = self.prefilling or self.decoding[-1]
+            self.finish(youngest)
+            youngest.cached = 0
+            self.waiting.appendleft(youngest)
+            self.counts["preemptions"] += 1
 
     def _next_prompt(self) -> Sequence | None:
         if self.prefilling is None and self.waiting and len(self.decoding) < self.limits.max_batch_size:
-            self.prefilling = self.waiting.popleft()
+            first = self.waiting[0]
+            if self.pool.admit(first, spare=len(self.decoding)):
+                self.prefilling = self.waiting.popleft()
+                self.counts["prompt_tokens"] += first.prompt_length
+                self.counts["reused_tokens"] += first.cached
         return self.prefilling

@@ -6,6 +6,9 @@ tokens alone spell it, across any token borders; the prompt's tail does not begi
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,27 +19,62 @@ __all__ = ["Sequence", "check_request"]
 
 
 class Sequence:
-    """``prefilled`` counts prompt ids whose keys and values are in the slot; ``tokens`` are the generated ones."""
+    """``cached`` counts the positions whose keys and values are in the pool; ``tokens`` are the generated ones.
 
-    __slots__ = ("cancelled", "counts", "listener", "prefilled", "request", "tokens")
+    The newest token is not in the pool, it enters with the next step. Where more is missing, because a sequence was
+    thrown out and has come back, its ids enter again in the same pieces: the prompt in chunks, tokens one by one.
+    """
 
-    def __init__(self, request: GenerationRequest, listener: Listener) -> None:
-        self.request = request
+    __slots__ = (
+        "cached",
+        "cancelled",
+        "counts",
+        "index",
+        "keys",
+        "listener",
+        "place",
+        "plain_from",
+        "prompt_length",
+        "request",
+        "reusable",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        listener: Listener,
+        keys: list[bytes] | None = None,
+        reusable: int = 0,
+        index: int = 0,
+    ) -> None:
+        """``keys`` are ``prefix_keys``; the first ``reusable`` of their blocks need not be computed."""
+        self.request, self.index = request, index
         self.listener = listener
-        self.prefilled = 0
+        self.keys, self.reusable = keys or [], reusable
+        self.prompt_length = len(request.input_ids)
+        self.place: Any = None
+        self.cached = 0
         self.tokens: list[int] = []
         self.cancelled = False
+        # From this many tokens on, the next one is simply the largest logit.
+        self.plain_from = request.min_tokens if request.plain else math.inf
         # How often each id occurs in the prompt and the answer; kept by the sampler where a penalty needs it.
         self.counts: NDArray[np.int32] | None = None
 
     @property
-    def prompt_length(self) -> int:
-        return len(self.request.input_ids)
+    def length(self) -> int:
+        """All ids so far, of prompt and answer."""
+        return self.prompt_length + len(self.tokens)
 
     @property
-    def cached(self) -> int:
-        """Positions in the slot: the newest token is not there yet, it enters with the next step."""
-        return self.prefilled + max(0, len(self.tokens) - 1)
+    def in_prompt(self) -> bool:
+        return self.cached < self.prompt_length
+
+    @property
+    def next_id(self) -> int:
+        """Of a sequence whose prompt is in the pool: the token that enters next."""
+        return self.tokens[self.cached - self.prompt_length]
 
     def accept(self, token: int) -> FinishReason | None:
         """Take the sampled token, unless it is the end id; says whether and why it was the last."""
@@ -51,7 +89,16 @@ class Sequence:
 
 
 def check_request(request: GenerationRequest, *, vocab_size: int, hidden_size: int, max_seq_len: int) -> None:
-    """What only the model can judge. Raises ``RequestError``: E-PROMPT-LENGTH, E-PROMPT-TOKEN, E-PROMPT-TABLE."""
+    """What only the model can judge. Raises ``RequestError``: E-PROMPT-LENGTH, E-PROMPT-TOKEN, E-PROMPT-TABLE,
+    E-PARAM-SHAPE.
+    """
+    bias = request.embedding_bias
+    if bias is not None and bias.shape != (vocab_size,):
+        raise RequestError(
+            "E-PARAM-SHAPE",
+            f"embedding_bias has shape {list(bias.shape)}; one value for each of {vocab_size} ids is wanted.",
+            "Send 0 where nothing is to change.",
+        )
     ids, table = request.input_ids, request.prompt_table
     if len(ids) + request.max_tokens > max_seq_len:
         raise RequestError(

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nvlm_trt.embedded.request import DecoderEngine, Emission, FinishReason
@@ -43,29 +43,41 @@ _NOTHING = Emission(())
 
 @dataclass(slots=True)
 class _Open:
-    """One request in the engine, whose listener it is. ``held`` is what a request that does not stream has so far."""
+    """One request in the engine, whose listener it is. ``held`` is what a request that does not stream has so far, of
+    each of its sequences; ``unfinished`` of them still generate.
+    """
 
     client_id: str
     engine_id: str
     call: DecoderCall
     reply: Reply
     owner: DecoderCalls
-    cum_log_prob: float = 0.0
-    held: Emission = _NOTHING
+    unfinished: int
+    cum_log_probs: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    held: dict[int, Emission] = field(default_factory=dict)
 
     def __call__(self, emission: Emission) -> None:
-        self.cum_log_prob += float(np.sum(emission.log_probs))
+        if not self.unfinished:
+            return
+        failed = emission.finish in (FinishReason.CANCELLED, FinishReason.ERROR)
         if emission.finish is not None:
+            # An error is the end of the whole request: its other sequences have nobody to go to.
+            self.unfinished = 0 if failed else self.unfinished - 1
+        if not self.unfinished:
             self.owner.forget(self)
-        if emission.finish in (FinishReason.CANCELLED, FinishReason.ERROR):
+        if failed:
             self.reply.fail(emission.error or _ended(emission.finish))
             return
+        self.cum_log_probs[emission.index] += sum(emission.log_probs)
         if not self.call.streaming:
-            self.held = Emission(self.held.tokens + emission.tokens, self.held.log_probs + emission.log_probs)
-            emission = Emission(self.held.tokens, self.held.log_probs, emission.finish)
+            held = self.held.get(emission.index, _NOTHING)
+            emission = emission._replace(
+                tokens=held.tokens + emission.tokens, log_probs=held.log_probs + emission.log_probs
+            )
+            self.held[emission.index] = emission
         if self.call.streaming or emission.finish is not None:
-            tensors = write_tensors(self.call, emission, self.cum_log_prob)
-            self.reply.send(tensors, final=emission.finish is not None)
+            tensors = write_tensors(self.call, emission, self.cum_log_probs[emission.index])
+            self.reply.send(tensors, final=not self.unfinished)
 
 
 class DecoderCalls:
@@ -97,7 +109,8 @@ class DecoderCalls:
             reply.end()
             return
         engine_id = f"{next(self._numbers)}"
-        entry = _Open(client_id, engine_id, read_call(tensors, engine_id), reply, self)
+        call = read_call(tensors, engine_id)
+        entry = _Open(client_id, engine_id, call, reply, self, call.request.num_return_sequences)
         with self._lock:
             if client_id and any(other.client_id == client_id for other in self._open.values()):
                 raise RequestError(
@@ -120,11 +133,11 @@ class DecoderCalls:
         with self._lock:
             self._open.pop(entry.engine_id, None)
 
-    def close(self) -> None:
-        """Close the engine, which ends every open request."""
+    def close(self, drain_s: float = 0) -> None:
+        """Close the engine, which ends every open request, after ``drain_s`` seconds if need be."""
+        self._engine.close(drain_s)
         self._closing.set()
         self._watcher.join()
-        self._engine.close()
 
     def _watch(self) -> None:
         while not self._closing.wait(self._poll_s):

@@ -29,7 +29,7 @@ class Rule(enum.Enum):
     """What happens to an input that is not held to one value."""
 
     READ = "it shapes the answer"
-    MOOT = "it cannot change an answer of the embedded decoder: no padding, no cache shared between requests"
+    MOOT = "it cannot change an answer of the embedded decoder, which pads nothing"
     REFUSED = "the embedded decoder has nothing of the kind"
 
 
@@ -39,7 +39,7 @@ INPUT_RULES: Final[Mapping[str, Rule | int | float | bool]] = {
     "encoder_output_lengths": Rule.REFUSED,
     "input_lengths": Rule.READ,
     "request_output_len": Rule.READ,
-    "num_return_sequences": 1,
+    "num_return_sequences": Rule.READ,
     "draft_input_ids": Rule.REFUSED,
     "decoder_input_ids": Rule.REFUSED,
     "decoder_input_lengths": Rule.REFUSED,
@@ -49,7 +49,7 @@ INPUT_RULES: Final[Mapping[str, Rule | int | float | bool]] = {
     "pad_id": Rule.MOOT,
     "stop_words_list": Rule.READ,
     "bad_words_list": Rule.READ,
-    "embedding_bias": Rule.REFUSED,
+    "embedding_bias": Rule.READ,
     "beam_width": 1,
     "temperature": Rule.READ,
     "runtime_top_k": Rule.READ,
@@ -75,7 +75,7 @@ INPUT_RULES: Final[Mapping[str, Rule | int | float | bool]] = {
     "stop": Rule.READ,
     "streaming": Rule.READ,
     "prompt_embedding_table": Rule.READ,
-    "prompt_table_extra_ids": Rule.MOOT,
+    "prompt_table_extra_ids": Rule.READ,
     "prompt_vocab_size": Rule.READ,
     "cross_attention_mask": Rule.REFUSED,
     "mrope_rotary_cos_sin": Rule.REFUSED,
@@ -133,6 +133,8 @@ def read_call(tensors: Tensors, request_id: str) -> DecoderCall:
             input_ids=ids.astype(np.int32),
             max_tokens=_scalar(tensors, "request_output_len", int, 0),
             prompt_table=_prompt_table(tensors),
+            extra_ids=_row(tensors, "prompt_table_extra_ids") if "prompt_table_extra_ids" in tensors else None,
+            embedding_bias=_row(tensors, "embedding_bias") if "embedding_bias" in tensors else None,
             end_id=end_id if end_id >= 0 else None,  # -1 is TensorRT-LLM's way to say none
             min_tokens=_scalar(tensors, "min_tokens", int, 0),
             stop_words=_words(tensors, "stop_words_list"),
@@ -147,6 +149,7 @@ def read_call(tensors: Tensors, request_id: str) -> DecoderCall:
                 frequency_penalty=_scalar(tensors, "frequency_penalty", float, 0.0),
             ),
             return_log_probs=_scalar(tensors, "return_log_probs", bool, False),
+            num_return_sequences=_scalar(tensors, "num_return_sequences", int, 1),
         ),
         streaming=_scalar(tensors, "streaming", bool, False),
         return_num_input_tokens=_scalar(tensors, "return_num_input_tokens", bool, False),
@@ -157,13 +160,16 @@ def read_call(tensors: Tensors, request_id: str) -> DecoderCall:
 def write_tensors(call: DecoderCall, emission: Emission, cum_log_prob: float) -> dict[str, NDArray[Any]]:
     """The output tensors of one response, each with the batch axis in front.
 
-    What was not asked for is left out, as in production. ``cum_log_prob`` is the sum up to and with this response.
+    What was not asked for is left out, as in production; ``sequence_index`` comes with ``num_return_sequences``.
+    ``cum_log_prob`` is the sum up to and with this response, of its sequence.
     """
     tokens = np.array([[emission.tokens]], np.int32).reshape(1, 1, -1)
     tensors: dict[str, NDArray[Any]] = {
         "output_ids": tokens,
         "sequence_length": np.array([[tokens.size]], np.int32),
     }
+    if call.request.num_return_sequences > 1:
+        tensors["sequence_index"] = np.array([[emission.index]], np.int32)
     if call.request.return_log_probs:
         tensors["cum_log_probs"] = np.array([[cum_log_prob]], np.float32)
         tensors["output_log_probs"] = np.array([[emission.log_probs]], np.float32).reshape(1, 1, -1)

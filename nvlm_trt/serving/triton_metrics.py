@@ -17,39 +17,46 @@ __all__ = ["DecoderMetrics", "VisionMetrics"]
 
 
 class DecoderMetrics:
-    """``nvlm_decoder_requests{state}`` now, ``nvlm_decoder_tokens_total{kind}`` and
-    ``nvlm_decoder_seconds_total{part}`` since the start; of the two parts, ``step`` holds ``model``.
+    """``nvlm_decoder_healthy``, ``nvlm_decoder_requests{state}`` and ``nvlm_decoder_pool_tokens{state}`` now;
+    ``nvlm_decoder_tokens_total{kind}``, ``nvlm_decoder_preemptions_total`` and ``nvlm_decoder_seconds_total{part}``
+    since the start. Of the parts, ``step`` holds ``model``; of the kinds, ``reused`` over ``prompt`` is the hit rate.
     """
 
     def __init__(self) -> None:
         # The families must live as long as their metrics, or the server drops both.
-        self._requests = pb_utils.MetricFamily(
-            name="nvlm_decoder_requests",
-            description="Requests in the embedded decoder, by state",
-            kind=pb_utils.MetricFamily.GAUGE,
+        self._families: list[Any] = []
+        gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
+        healthy = self._family("healthy", "1 while the embedded decoder takes requests, 0 after a fault", gauge)
+        requests = self._family("requests", "Requests in the embedded decoder, by state", gauge)
+        pool = self._family("pool_tokens", "Positions of keys and values in the embedded decoder, by state", gauge)
+        tokens = self._family("tokens_total", "Tokens the embedded decoder was sent, found, read and made", counter)
+        preemptions = self._family("preemptions_total", "Requests thrown out when the pool ran out", counter)
+        seconds = self._family(
+            "seconds_total", "Seconds the embedded decoder has spent in steps, and in the model during them", counter
         )
-        self._tokens = pb_utils.MetricFamily(
-            name="nvlm_decoder_tokens_total",
-            description="Tokens the embedded decoder has read and made",
-            kind=pb_utils.MetricFamily.COUNTER,
-        )
-        self._seconds = pb_utils.MetricFamily(
-            name="nvlm_decoder_seconds_total",
-            description="Seconds the embedded decoder has spent in steps, and in the model during them",
-            kind=pb_utils.MetricFamily.COUNTER,
-        )
-        self._states = {name: self._requests.Metric(labels={"state": name}) for name in ("running", "waiting")}
-        self._kinds = {name: self._tokens.Metric(labels={"kind": name}) for name in ("prefill", "generated")}
-        self._parts = {name: self._seconds.Metric(labels={"part": name}) for name in ("step", "model")}
+        self._gauges = {
+            "healthy": healthy.Metric(labels={}),
+            **{name: requests.Metric(labels={"state": name}) for name in ("running", "waiting")},
+            "pool_tokens": pool.Metric(labels={"state": "all"}),
+            "free_tokens": pool.Metric(labels={"state": "free"}),
+        }
+        kinds = ("prompt", "reused", "prefill", "generated")
+        self._counters = {
+            **{f"{kind}_tokens": tokens.Metric(labels={"kind": kind}) for kind in kinds},
+            "preemptions": preemptions.Metric(labels={}),
+            **{f"{part}_s": seconds.Metric(labels={"part": part}) for part in ("step", "model")},
+        }
 
     def update(self, figures: Mapping[str, Any]) -> None:
         """Take over a ``DecoderEngine``'s ``metrics()``."""
-        for state, gauge in self._states.items():
-            gauge.set(figures[state])
-        for kind, counter in self._kinds.items():
-            counter.increment(max(0, figures[f"{kind}_tokens"] - counter.value()))
-        for part, counter in self._parts.items():
-            counter.increment(max(0.0, figures[f"{part}_s"] - counter.value()))
+        for name, gauge in self._gauges.items():
+            gauge.set(figures[name])
+        for name, counter in self._counters.items():
+            counter.increment(max(0, figures[name] - counter.value()))
+
+    def _family(self, name: str, description: str, kind: Any) -> Any:
+        self._families.append(pb_utils.MetricFamily(name=f"nvlm_decoder_{name}", description=description, kind=kind))
+        return self._families[-1]
 
 
 class VisionMetrics:
