@@ -21,7 +21,8 @@ def varied_requests(count, vocab_size, hidden_size):
     rng = np.random.default_rng(7)
     for index in range(count):
         num_rows = 0 if index % 3 == 0 else int(rng.integers(5, 60))
-        ids, table = picture_prompt(index, int(rng.integers(1, 40)), num_rows, vocab_size, hidden_size)
+        # Some begin like others: six pictures for all, each with different questions.
+        ids, table = picture_prompt(index % 6, int(rng.integers(1, 40)), num_rows, vocab_size, hidden_size)
         drawn: dict[str, Any] = {} if index % 2 else {"temperature": 0.9, "top_k": 20, "top_p": 0.95, "seed": index}
         sampling = Sampling(**drawn, repetition_penalty=1.2 if index % 5 == 0 else 1.0)
         yield GenerationRequest(

@@ -12,38 +12,57 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nvlm_trt.embedded.block_pool import BlockPool
 from nvlm_trt.embedded.in_flight import InFlightEngine
 from nvlm_trt.embedded.request import FinishReason, GenerationRequest
 from nvlm_trt.embedded.scheduler import Limits
+from nvlm_trt.embedded.slot_pool import SlotPool
 from nvlm_trt.errors import ArtefactError, CancelledError, NvlmError, OverloadedError, RequestError
 from tests.embedded.answers import PATIENCE_S, Listener
-from tests.embedded.simulated_runner import VOCAB_SIZE, SimulatedRunner, expected_tokens
+from tests.embedded.simulated_runner import VOCAB_SIZE, SimulatedBlockRunner, SimulatedRunner, expected_tokens
 
 
-class SteppedRunner(SimulatedRunner):
+class Stepped:
     """Every call waits for permission, so that a test decides what happens between two of them."""
 
-    def __init__(self, num_slots=4, max_seq_len=64):
-        super().__init__(num_slots, max_seq_len)
-        self.permits: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.permits: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self.calls: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def _call(self, name):
         self.calls.put(name)
         permit = self.permits.get(timeout=PATIENCE_S)
-        if isinstance(permit, Exception):
+        if isinstance(permit, BaseException):
             raise permit
 
-    def prefill(self, slot, start, ids, prompt_table):
+    def prefill(self, *args):
         self._call("prefill")
-        return super().prefill(slot, start, ids, prompt_table)
+        return super().prefill(*args)
 
-    def decode(self, lengths, ids):
+    def decode(self, *args):
         self._call("decode")
-        return super().decode(lengths, ids)
+        return super().decode(*args)
 
     def next_call(self):
         return self.calls.get(timeout=PATIENCE_S)
+
+
+class SteppedRunner(Stepped, SimulatedRunner):
+    def __init__(self, num_slots=4, max_seq_len=64):
+        super().__init__(num_slots, max_seq_len)
+
+
+class SteppedBlockRunner(Stepped, SimulatedBlockRunner):
+    def __init__(self, num_blocks=32, block_size=4):
+        super().__init__(num_blocks, block_size)
+
+
+def pool_over(runner, max_batch_size, max_seq_len):
+    if isinstance(runner, SimulatedBlockRunner):
+        return BlockPool(runner, max_batch_size, max_seq_len)
+    runner = runner or SimulatedRunner(max_batch_size, max_seq_len)
+    return SlotPool(runner, max_batch_size, max_seq_len, block_size=4)
 
 
 @pytest.fixture
@@ -53,13 +72,13 @@ def start():
 
     def start_engine(runner=None, limits=None, max_seq_len=64):
         limits = limits or Limits(max_batch_size=4, max_num_tokens=20, max_waiting=8, chunk=8)
-        engine = InFlightEngine(runner or SimulatedRunner(limits.max_batch_size, max_seq_len), limits, max_seq_len)
+        engine = InFlightEngine(pool_over(runner, limits.max_batch_size, max_seq_len), limits, max_seq_len)
         engines.append((engine, runner))
         return engine
 
     yield start_engine
     for engine, runner in engines:
-        if isinstance(runner, SteppedRunner):
+        if isinstance(runner, Stepped):
             for _ in range(200):
                 runner.permits.put(None)
         engine.close()
@@ -89,10 +108,12 @@ def wait_until(holds):
     ),
     batch=st.integers(1, 5),
     chunk=st.integers(1, 9),
+    num_blocks=st.sampled_from([0, 13, 40]),
 )
-def test_slots_never_mix(requests, batch, chunk):
+def test_answers_never_mix_and_all_memory_comes_back(requests, batch, chunk, num_blocks):
     limits = Limits(batch, batch + 9, 25, chunk)
-    engine = InFlightEngine(SimulatedRunner(batch, 50), limits, 50)
+    runner = SimulatedBlockRunner(num_blocks, 4) if num_blocks else None
+    engine = InFlightEngine(pool_over(runner, batch, 50), limits, 50)
     listeners = [submit(engine, str(n), ids, max_tokens) for n, (ids, max_tokens) in enumerate(requests)]
     for listener, (ids, max_tokens) in zip(listeners, requests, strict=True):
         assert listener.wait().finish is FinishReason.LENGTH
@@ -100,8 +121,9 @@ def test_slots_never_mix(requests, batch, chunk):
     metrics = engine.metrics()
     engine.close()
     assert metrics["generated_tokens"] == sum(max_tokens for _, max_tokens in requests)
-    assert metrics["prefill_tokens"] == sum(len(ids) for ids, _ in requests)
-    assert (metrics["running"], metrics["waiting"], metrics["free_slots"]) == (0, 0, batch)
+    assert metrics["prefill_tokens"] + metrics["reused_tokens"] >= sum(len(ids) for ids, _ in requests)
+    assert (metrics["running"], metrics["waiting"]) == (0, 0)
+    assert metrics["free_tokens"] == metrics["pool_tokens"]
 
 
 def test_end_id_stop_word_and_length_end_a_request(start):
@@ -157,8 +179,9 @@ def cancelled(listener):
     return last.finish is FinishReason.CANCELLED
 
 
-def test_cancelling_before_the_first_step_during_the_prompt_and_during_the_answer(start):
-    runner = SteppedRunner()
+@pytest.mark.parametrize("runner_class", [SteppedRunner, SteppedBlockRunner])
+def test_cancelling_before_the_first_step_during_the_prompt_and_during_the_answer(start, runner_class):
+    runner = runner_class()
     engine = start(runner)
     answering = submit(engine, "answering", max_tokens=30)
     runner.next_call()
@@ -169,16 +192,17 @@ def test_cancelling_before_the_first_step_during_the_prompt_and_during_the_answe
     assert runner.next_call() == "decode"
     runner.permits.put(None)
     assert runner.next_call() == "prefill"
+    assert engine.metrics()["free_tokens"] < engine.metrics()["pool_tokens"]
     for name in ("answering", "prompting", "waiting"):
         assert engine.cancel(name) == 1
         assert engine.cancel(name) == 0
     runner.permits.put(None)  # ends the running step; the next one starts without them
-    assert cancelled(answering)
-    assert cancelled(prompting)
-    assert cancelled(waiting)
+    for listener in (answering, prompting, waiting):
+        assert cancelled(listener)
+    assert engine.metrics()["free_tokens"] == engine.metrics()["pool_tokens"]
     assert len(answering.tokens) == 2
     assert (prompting.tokens, waiting.tokens) == ([], [])
-    wait_until(lambda: engine.metrics()["free_slots"] == 4)
+    wait_until(lambda: engine.metrics()["running"] == 0)
     assert runner.calls.empty()
 
 
@@ -232,7 +256,21 @@ def assert_faulted(engine, listeners, caplog):
     with pytest.raises(ArtefactError) as caught:
         submit(engine)
     assert caught.value.code == "E-ENGINE-FAULT"
-    assert engine.metrics()["running"] == 0
+    assert (engine.metrics()["running"], engine.metrics()["healthy"]) == (0, False)
+    engine.close(drain_s=PATIENCE_S)
+
+
+def test_whatever_ends_the_thread_is_a_fault(start, caplog):
+    """Not every failure of a compiled library is an ``Exception``."""
+
+    class Panic(BaseException):
+        pass
+
+    runner = SteppedBlockRunner()
+    engine = start(runner)
+    listener = submit(engine)
+    runner.permits.put(Panic())
+    assert_faulted(engine, [listener], caplog)
 
 
 def test_a_listener_that_fails_ends_its_own_request_only(start, caplog):
@@ -281,6 +319,89 @@ def test_closing_ends_everyone_and_refuses_newcomers(start):
     engine.close()
 
 
+def test_closing_takes_no_more_and_lets_open_requests_end(start):
+    runner = SteppedRunner()
+    engine = start(runner)
+    listener = submit(engine, max_tokens=3)
+    runner.next_call()
+    closing = threading.Thread(target=engine.close, args=(PATIENCE_S,))
+    closing.start()
+    wait_until(lambda: not engine.metrics()["healthy"])
+    with pytest.raises(NvlmError) as caught:
+        submit(engine)
+    assert caught.value.code == "E-ENGINE-CLOSED"
+    for _ in range(3):
+        runner.permits.put(None)
+    assert listener.wait().finish is FinishReason.LENGTH
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive()
+
+
+def test_closing_ends_at_its_deadline_whoever_is_not_done(start):
+    runner = SteppedRunner()
+    engine = start(runner)
+    listener = submit(engine, max_tokens=60)
+    closing = threading.Thread(target=engine.close, args=(0.02,))
+    closing.start()
+    while closing.is_alive():
+        runner.permits.put(None)
+        closing.join(0.02)
+    assert cancelled(listener)
+    assert len(listener.tokens) < 60
+
+
+def test_closing_waits_no_longer_than_for_the_last_answer(start):
+    engine = start()
+    listeners = [submit(engine, str(n), max_tokens=30) for n in range(6)]
+    begun = time.monotonic()
+    engine.close(drain_s=PATIENCE_S)
+    assert time.monotonic() - begun < PATIENCE_S / 2
+    assert {listener.emissions[-1].finish for listener in listeners} == {FinishReason.LENGTH}
+
+
+def test_a_runner_that_has_something_to_give_back_is_closed(start):
+    class Owner(SimulatedRunner):
+        closed = threading.Event()
+
+        def close(self):
+            self.closed.set()
+
+    engine = start(Owner(4, 64))
+    assert not Owner.closed.is_set()
+    engine.close()
+    assert Owner.closed.is_set()
+
+
+def test_several_answers_to_one_prompt_share_it_and_each_tells_its_number(start):
+    runner = SimulatedBlockRunner(32, 4)
+    engine = start(runner, Limits(max_batch_size=4, max_num_tokens=40, chunk=8))
+    ends: dict[int, list[int]] = {}
+    over = queue.SimpleQueue()
+
+    def listen(emission):
+        ends.setdefault(emission.index, []).extend(emission.tokens)
+        if emission.finish:
+            over.put((emission.index, emission.finish))
+
+    prompt = [*range(20)]
+    engine.submit(make_request("several", prompt, 6, num_return_sequences=3), listen)
+    assert {over.get(timeout=PATIENCE_S) for _ in range(3)} == {(index, FinishReason.LENGTH) for index in range(3)}
+    assert ends == dict.fromkeys(range(3), expected_tokens(prompt, 6))
+    assert engine.metrics()["reused_tokens"] == 2 * 16
+    engine.submit(make_request("several", [9], 6, num_return_sequences=3), listen)
+    engine.cancel("several")
+    assert {over.get(timeout=PATIENCE_S)[0] for _ in range(3)} == {0, 1, 2}
+
+
+def test_what_can_never_fit_the_pool_is_refused_at_once_and_what_just_fits_is_answered(start):
+    engine = start(SimulatedBlockRunner(5, 4))
+    with pytest.raises(RequestError) as caught:
+        submit(engine, ids=[1] * 11, max_tokens=10)
+    assert caught.value.code == "E-PROMPT-LENGTH"
+    assert "20 positions" in str(caught.value)
+    assert submit(engine, ids=[1] * 10, max_tokens=10).wait().finish is FinishReason.LENGTH
+
+
 def test_an_engine_may_be_closed_by_a_listener(start):
     engine = start()
     ended = Listener()
@@ -309,4 +430,4 @@ def test_many_threads_may_submit_and_cancel_at_once(start):
         thread.join(PATIENCE_S)
     seen = [ends.get(timeout=PATIENCE_S) for _ in range(120)]
     assert set(seen) <= {("LENGTH", 0), ("CANCELLED", 0), ("LENGTH", 1), ("LENGTH", 2)}
-    assert engine.metrics()["free_slots"] == 4
+    assert engine.metrics()["free_tokens"] == 4 * 64

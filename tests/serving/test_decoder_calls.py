@@ -11,6 +11,7 @@ import pytest
 from nvlm_trt.embedded.in_flight import InFlightEngine
 from nvlm_trt.embedded.request import Emission, FinishReason
 from nvlm_trt.embedded.scheduler import Limits
+from nvlm_trt.embedded.slot_pool import SlotPool
 from nvlm_trt.errors import NvlmError, RequestError
 from nvlm_trt.serving.decoder_calls import DecoderCalls
 from tests.embedded.simulated_runner import SimulatedRunner, expected_tokens
@@ -55,7 +56,7 @@ def tensors(*ids: int, max_tokens: int = 5, **more) -> dict[str, Any]:
 
 @pytest.fixture
 def engine() -> InFlightEngine:
-    return InFlightEngine(SimulatedRunner(2, 8192), Limits(2, 8192, 8, 256), 8192)
+    return InFlightEngine(SlotPool(SimulatedRunner(2, 8192), 2, 8192), Limits(2, 8192, 8, 256), 8192)
 
 
 @pytest.fixture
@@ -80,6 +81,35 @@ def test_without_streaming_all_comes_in_one_response(calls):
     assert reply.tokens == [expected_tokens([3, 4], 5)]
     assert reply.last["output_log_probs"].shape == (1, 1, 5)
     assert reply.last["cum_log_probs"].item() == pytest.approx(float(reply.last["output_log_probs"].sum()))
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_several_answers_come_with_their_number_and_the_last_ends_the_request(calls, streaming):
+    class Numbered(HeldReply):
+        def send(self, tensors, *, final) -> None:
+            numbers.append(tensors["sequence_index"].item())
+            super().send(tensors, final=final)
+
+    numbers: list[int] = []
+    reply = Numbered()
+    calls.take("a", tensors(3, 4, streaming=streaming, num_return_sequences=3), reply)
+    assert reply.over.wait(5)
+    for index in range(3):
+        pieces = [piece for number, piece in zip(numbers, reply.tokens, strict=True) if number == index]
+        assert [token for piece in pieces for token in piece] == expected_tokens([3, 4], 5)
+        assert len(pieces) == (5 if streaming else 1)
+    calls.take("a", tensors(3), HeldReply())  # its id is free
+
+
+def test_stopping_one_of_several_answers_stops_all_with_one_error(calls, engine):
+    reply = HeldReply()
+    calls.take("a", tensors(3, max_tokens=LONG, streaming=True, num_return_sequences=2), reply)
+    assert reply.started.wait(5)
+    calls.stop("a")
+    assert reply.over.wait(5)
+    assert reply.error is not None
+    assert reply.error.code.startswith("E-CANCEL-")
+    assert engine.metrics()["running"] == 0
 
 
 def test_a_stop_request_with_its_id_ends_a_stream_and_only_that(calls):
@@ -153,6 +183,14 @@ def test_closing_answers_open_requests(engine):
     assert reply.error.code.startswith("E-CANCEL-")
 
 
+def test_closing_may_wait_for_open_requests(engine):
+    calls = DecoderCalls(engine)
+    reply = HeldReply()
+    calls.take("a", tensors(3, max_tokens=20), reply)
+    calls.close(drain_s=30)
+    assert reply.tokens == [expected_tokens([3], 20)]
+
+
 def test_figures_are_observed(engine):
     seen: list[Mapping[str, Any]] = []
     calls = DecoderCalls(engine, seen.append, poll_s=0.005)
@@ -177,7 +215,7 @@ def test_an_engine_that_ends_a_request_without_a_word_still_gives_an_error(finis
         def metrics(self):
             return {}
 
-        def close(self):
+        def close(self, drain_s=0):
             pass
 
     calls = DecoderCalls(Terse())

@@ -71,9 +71,15 @@ CHANGED: dict[str, Any] = {
     "input_ids": (np.array([[1, 2, 9]], np.int32), lambda call: call.request.input_ids.tolist(), [1, 2, 9]),
     "input_lengths": None,
     "request_output_len": (np.array([[9]], np.int32), lambda call: call.request.max_tokens, 9),
+    "num_return_sequences": (np.array([[3]], np.int32), lambda call: call.request.num_return_sequences, 3),
     "end_id": (np.array([[3]], np.int32), lambda call: call.request.end_id, 3),
     "stop_words_list": (to_tensor([[1, 2], [3]]), lambda call: call.request.stop_words, ((1, 2), (3,))),
     "bad_words_list": (to_tensor([[4]]), lambda call: call.request.bad_words, ((4,),)),
+    "embedding_bias": (
+        np.array([[0.5, -1]], np.float32),
+        lambda call: call.request.embedding_bias is not None and call.request.embedding_bias.tolist(),
+        [0.5, -1],
+    ),
     "temperature": (np.array([[0.5]], np.float32), lambda call: call.request.sampling.temperature, 0.5),
     "runtime_top_k": (np.array([[7]], np.int32), lambda call: call.request.sampling.top_k, 7),
     "runtime_top_p": (np.array([[0.25]], np.float32), lambda call: call.request.sampling.top_p, 0.25),
@@ -91,6 +97,11 @@ CHANGED: dict[str, Any] = {
         np.ones((1, 2, 3), np.float32),
         lambda call: np.shape(call.request.prompt_table),
         (2, 3),
+    ),
+    "prompt_table_extra_ids": (
+        np.array([[0, 2**64 - 1, 0]], np.uint64),
+        lambda call: call.request.extra_ids is not None and call.request.extra_ids.tolist(),
+        [0, 2**64 - 1, 0],
     ),
     "prompt_vocab_size": None,
 }
@@ -129,6 +140,9 @@ def test_no_end_token_is_minus_one():
         ("E-PARAM-SHAPE", minimal(input_ids=np.zeros((2, 3), np.int32))),
         ("E-PARAM-SHAPE", minimal(temperature=np.ones((1, 2), np.float32))),
         ("E-PARAM-SHAPE", minimal(prompt_embedding_table=np.ones((1, 4), np.float32))),
+        ("E-PARAM-SHAPE", minimal(prompt_table_extra_ids=np.zeros((1, 2), np.uint64))),
+        ("E-PARAM-RANGE", minimal(embedding_bias=np.array([[np.inf]], np.float32))),
+        ("E-PARAM-RANGE", minimal(num_return_sequences=np.array([[0]], np.int32))),
         ("E-PARAM-WORDS", minimal(stop_words_list=np.ones((1, 3, 1), np.int32))),
         ("E-PARAM-RANGE", minimal(request_output_len=np.array([[0]], np.int32))),
         ("E-PARAM-RANGE", minimal(temperature=np.array([[np.nan]], np.float32))),
@@ -164,10 +178,16 @@ def test_a_response_holds_only_what_was_asked_for():
     }
 
 
+def test_which_of_several_answers_a_response_is_of():
+    call = read_call(minimal(num_return_sequences=np.array([[2]], np.int32)), "a")
+    assert write_tensors(call, Emission((8,), index=1), 0.0)["sequence_index"].tolist() == [[1]]
+
+
 @pytest.mark.parametrize("tokens", [(), (1,), (1, 2, 3)])
 def test_outputs_have_the_declared_types_and_ranks(tokens):
     outputs = {entry["name"]: entry for entry in GOLDEN["outputs"]}
-    call = read_call(minimal(return_log_probs=np.array([[True]]), return_num_input_tokens=np.array([[True]])), "a")
+    flags = {name: np.array([[True]]) for name in ("return_log_probs", "return_num_input_tokens")}
+    call = read_call(minimal(**flags, num_return_sequences=np.array([[2]], np.int32)), "a")
     for name, tensor in write_tensors(call, Emission(tokens, (-1.0,) * len(tokens)), 0.0).items():
         assert tensor.dtype == NUMPY_TYPES[outputs[name]["data_type"]]
         assert tensor.ndim == 1 + len(outputs[name]["dims"])
