@@ -8,28 +8,35 @@ import numpy as np
 import pytest
 import torch
 
+from nvlm_trt.embedded.block_pool import BlockPool
+from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from nvlm_trt.embedded.engine import EmbeddedEngine
+from nvlm_trt.embedded.in_flight import InFlightEngine
+from nvlm_trt.embedded.onnxruntime_runner import OnnxRuntimeRunner
 from nvlm_trt.embedded.request import GenerationRequest, Sampling
+from nvlm_trt.embedded.scheduler import Limits
 from nvlm_trt.errors import UsageError
 from nvlm_trt.reference.decoder import ReferenceDecoder
 from tests.embedded.answers import Listener, answers, assert_decided_alike, decoder_prompts, regrets
+from tests.embedded.blocks_over_slots import BlocksOverSlots
 from tests.embedded.decoder_folder import CONFIG, picture_prompt
 
 
 def varied_requests(count, vocab_size, hidden_size):
-    """Pictures and text, long and short, greedy and sampled."""
+    """Questions about three pictures, and without one, many with a common beginning; greedy and sampled."""
     rng = np.random.default_rng(7)
     for index in range(count):
-        num_rows = 0 if index % 3 == 0 else int(rng.integers(5, 60))
-        # Some begin like others: six pictures for all, each with different questions.
-        ids, table = picture_prompt(index % 6, int(rng.integers(1, 40)), num_rows, vocab_size, hidden_size)
+        kind = index % 4
+        ids, table = picture_prompt(kind, 40, 70 if kind else 0, vocab_size, hidden_size)
+        ids = ids[: -int(rng.integers(1, 12))] if index % 3 else ids
+        ids = np.concatenate([ids, rng.integers(0, vocab_size, int(rng.integers(0, 20))).astype(np.int32)])
         drawn: dict[str, Any] = {} if index % 2 else {"temperature": 0.9, "top_k": 20, "top_p": 0.95, "seed": index}
         sampling = Sampling(**drawn, repetition_penalty=1.2 if index % 5 == 0 else 1.0)
         yield GenerationRequest(
             f"r{index}",
             ids,
-            int(rng.integers(1, 80)),
-            table if num_rows else None,
+            int(rng.integers(1, 60)),
+            table if kind else None,
             sampling=sampling,
             return_log_probs=True,
         )
@@ -99,21 +106,64 @@ def test_quantised_greedy_answers_are_the_references(decoder_folder):
     assert_decided_alike(ReferenceDecoder(decoder_folder, dtype=torch.float64), prompts, tokens)
 
 
+def assert_as_alone(engine, requests, alone, seed):
+    company = Company(engine, requests, np.random.default_rng(seed))
+    for listener in company.listeners:
+        listener.wait()
+    assert company.most_running > len(requests) // 3
+    assert [listener.tokens for listener in company.listeners] == [listener.tokens for listener in alone]
+    assert [listener.log_probs for listener in company.listeners] == [listener.log_probs for listener in alone]
+    metrics = engine.metrics()
+    assert metrics["free_tokens"] == metrics["pool_tokens"]
+    return metrics
+
+
 @pytest.mark.parametrize("quantize", [False, True])
-def test_answers_do_not_depend_on_the_company(decoder_folder, quantize):
+def test_answers_do_not_depend_on_the_company_nor_on_what_is_reused(decoder_folder, quantize):
     """Each request's tokens and log probabilities, to the last bit, alone and among 16 others arriving at random."""
     requests = list(varied_requests(17, CONFIG["vocab_size"], CONFIG["hidden_size"]))
-    engine = open_engine(decoder_folder, quantize_activations=quantize)
+    engine = open_engine(decoder_folder, quantize_activations=quantize, reuse_prefixes=False)
     alone = run_alone(engine, requests)
-    for seed in range(2):
-        company = Company(engine, requests, np.random.default_rng(seed))
-        for listener in company.listeners:
-            listener.wait()
-        assert company.most_running > 8
-        assert [listener.tokens for listener in company.listeners] == [listener.tokens for listener in alone]
-        assert [listener.log_probs for listener in company.listeners] == [listener.log_probs for listener in alone]
-    assert engine.metrics()["free_slots"] == 17
+    assert engine.metrics()["reused_tokens"] == 0
     engine.close()
+    engine = open_engine(decoder_folder, quantize_activations=quantize)
+    for seed in range(2):
+        metrics = assert_as_alone(engine, requests, alone, seed)
+    assert metrics["hit_rate"] > 0.4
+    engine.close()
+
+
+def test_answers_do_not_depend_on_who_was_thrown_out_of_the_pool(decoder_folder):
+    """The real model over a pool of blocks that is too small for its batch."""
+    requests = list(varied_requests(10, CONFIG["vocab_size"], CONFIG["hidden_size"]))
+    engine = open_engine(decoder_folder, reuse_prefixes=False)
+    alone = run_alone(engine, requests)
+    engine.close()
+    runner = OnnxRuntimeRunner(
+        DecoderCheckpoint(decoder_folder), num_slots=6, max_seq_len=192, max_rows=192, threads=1
+    )
+    pool = BlockPool(BlocksOverSlots(runner, num_blocks=46, block_size=8), 6, 192)
+    engine = InFlightEngine(pool, Limits(6, 40, chunk=16), 192)
+    for seed in range(2):
+        metrics = assert_as_alone(engine, requests, alone, seed)
+    assert metrics["preemptions"] > 3
+    assert metrics["hit_rate"] > 0.4
+    engine.close()
+
+
+def test_a_second_question_about_a_picture_computes_little_more_than_its_words(decoder_folder):
+    engine = open_engine(decoder_folder)
+    ids, table = picture_prompt(3, 10, 100, CONFIG["vocab_size"], CONFIG["hidden_size"])
+    other = table.copy()
+    other[60] += 0.25
+    first, again, another = (GenerationRequest("r", ids, 5, rows, return_log_probs=True) for rows in (table, table, other))
+    computed = []
+    for request in (first, again, another):
+        before = engine.metrics()["prefill_tokens"]
+        run_alone(engine, [request])
+        computed.append(engine.metrics()["prefill_tokens"] - before)
+    engine.close()
+    assert computed == [110, 110 - 96, 110 - 64]
 
 
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another(decoder_folder):

@@ -92,6 +92,19 @@ def test_a_row_has_the_same_bits_alone_and_in_company(decoder_folder, threads, q
             lengths += 1
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("quantize", [False, True])
+def test_a_row_has_the_same_bits_in_pieces_of_any_size_but_one(decoder_folder, threads, quantize):
+    """Why reuse may begin anywhere, so long as it leaves no row alone that was not alone."""
+    runner = make_runner(decoder_folder, threads=threads, quantize_activations=quantize)
+    ids, table = prompt(3, 60, 90)
+    whole = prefill(runner, 0, ids, table, chunk=150)
+    expected = runner._cache[:, :, 0, :, :150].copy()
+    for chunk in (2, 3, 5, 14, 32, 46, 148):
+        assert np.array_equal(prefill(runner, 1, ids, table, chunk), whole)
+        assert np.array_equal(runner._cache[:, :, 1, :, :150], expected)
+
+
 def test_what_a_slot_held_before_does_not_show(runner):
     ids, table = prompt(1)
     fresh = continued(runner, 0, ids, table, 3)
