@@ -1,4 +1,4 @@
-"""The folder that the decoder exporter writes and TensorRT-LLM compiles: config.json and rank0.safetensors.
+"""The folder that the decoder exporter writes and TensorRT-LLM compiles: config.json and a safetensors file per rank.
 
 Checked on opening, from the header and the scales alone. Weights stay mapped, and FP8, until a session loads them.
 """
@@ -20,15 +20,17 @@ __all__ = ["DecoderCheckpoint"]
 
 
 class DecoderCheckpoint:
-    """Raises ``ArtefactError``: E-ARTEFACT-RANKS for a checkpoint split over ranks, E-ARTEFACT-DECODER for a folder
+    """One rank's part of it.
+
+    Raises ``ArtefactError``: E-ARTEFACT-RANKS for a checkpoint in pipeline stages, E-ARTEFACT-DECODER for a folder
     that is incomplete, altered or of another form.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, rank: int = 0) -> None:
         folder = Path(folder)
         self.config = _read_config(folder / "config.json")
         try:
-            self._file = SafetensorsFile(folder / "rank0.safetensors")
+            self._file = SafetensorsFile(folder / f"rank{rank}.safetensors")
         except CheckpointError as error:
             raise _broken(error.what) from None
         held = set(self._file.names())
@@ -46,6 +48,10 @@ class DecoderCheckpoint:
     def read(self, name: str) -> NDArray[Any]:
         """A read-only mapped view."""
         return self._file.read(name)
+
+    def drop_pages(self, name: str) -> None:
+        """Let go of the memory that reading the tensor has filled."""
+        self._file.drop_pages(name)
 
     def scale(self, name: str) -> np.float32:
         return np.float32(self._file.read(name)[0])

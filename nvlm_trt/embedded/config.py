@@ -1,7 +1,13 @@
-"""The decoder checkpoint's config.json, in the form of TensorRT-LLM 1.2.1, and the tensors that follow from it."""
+"""The decoder checkpoint's config.json, in the form of TensorRT-LLM 1.2.1, and the tensors that follow from it.
+
+A checkpoint for several GPUs has a file per rank. What tensor parallelism cuts is heads, the MLP's inner width and the
+vocabulary, so one rank holds the tensors of a smaller decoder, ``part``, and the hidden size stays whole.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import fnmatch
 import math
 from collections.abc import Iterator, Mapping
@@ -12,7 +18,7 @@ from nvlm_trt.checkpoint.tensor_spec import TensorSpec
 from nvlm_trt.errors import ArtefactError
 from nvlm_trt.model.config import DecoderConfig
 
-__all__ = ["CheckpointConfig", "linear_shapes"]
+__all__ = ["CheckpointConfig", "EmbeddingSplit", "linear_shapes"]
 
 _DTYPE_TAGS = {"bfloat16": "BF16", "float16": "F16"}
 
@@ -27,25 +33,36 @@ _FIXED = {
 _REBUILD = "Build the decoder checkpoint again."
 
 
+class EmbeddingSplit(enum.Enum):
+    """How ranks share the embedding table: each has all of it, its rows (ids), or its columns (channels)."""
+
+    WHOLE = "whole"
+    ROWS = 0
+    COLUMNS = 1
+
+
 @dataclass(frozen=True, slots=True)
 class CheckpointConfig:
     """``dtype`` is the safetensors tag of whatever is not quantised: embedding, norms, biases, lm_head, and all linears
-    but those in ``quantized``, full module names.
+    but those in ``quantized``, full module names. ``tp`` is the number of ranks.
     """
 
     decoder: DecoderConfig
     dtype: str
     quantized: frozenset[str]
+    tp: int = 1
+    embedding: EmbeddingSplit = EmbeddingSplit.WHOLE
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckpointConfig:
-        """Raises ``ArtefactError``: E-ARTEFACT-RANKS where the checkpoint is split, E-ARTEFACT-DECODER otherwise."""
-        ranks = _get(data, "mapping.world_size")
-        if ranks != 1:
+        """Raises ``ArtefactError``: E-ARTEFACT-RANKS for pipeline stages, E-ARTEFACT-DECODER otherwise."""
+        ranks, tp = (_integer(_get(data, "mapping"), key, "mapping.") for key in ("world_size", "tp_size"))
+        if ranks != tp:
             raise ArtefactError(
                 "E-ARTEFACT-RANKS",
-                f"The decoder checkpoint is split over {ranks} ranks; the embedded engine reads one.",
-                "Build it with tp = 1, or serve it with TensorRT-LLM.",
+                f"The decoder checkpoint has {ranks} ranks in tensor groups of {tp}; the embedded engine knows no "
+                "pipeline stages.",
+                "Build it with pp = 1, or serve it with TensorRT-LLM.",
             )
         for key, wanted in _FIXED.items():
             if _get(data, key) != wanted:
@@ -68,20 +85,48 @@ class CheckpointConfig:
             raise _wrong("num_key_value_heads", decoder.num_kv_heads, f"a divisor of {decoder.num_heads}")
         if decoder.head_dim % 8:  # GroupQueryAttention's own limit
             raise _wrong("head_size", decoder.head_dim, "a multiple of 8")
-        return cls(decoder, _DTYPE_TAGS[str(data["dtype"])], _quantized(data, decoder))
+        embedding = _embedding_split(data)
+        split = {decoder.num_kv_heads, decoder.intermediate_size}
+        if embedding is EmbeddingSplit.COLUMNS:
+            split.add(decoder.hidden_size)
+        for size in sorted(split):
+            if size % tp:
+                raise _wrong("mapping.tp_size", tp, f"a divisor of {size}")
+        return cls(decoder, _DTYPE_TAGS[str(data["dtype"])], _quantized(data, decoder), tp, embedding)
+
+    @property
+    def dtype_name(self) -> str:
+        return next(name for name, tag in _DTYPE_TAGS.items() if tag == self.dtype)
+
+    @property
+    def part(self) -> DecoderConfig:
+        """What one rank computes. Its ``vocab_size`` rows of lm_head are padded where the ranks do not divide them."""
+        decoder, tp = self.decoder, self.tp
+        return dataclasses.replace(
+            decoder,
+            num_heads=decoder.num_heads // tp,
+            num_kv_heads=decoder.num_kv_heads // tp,
+            intermediate_size=decoder.intermediate_size // tp,
+            vocab_size=-(-decoder.vocab_size // tp),
+        )
 
     def tensors(self) -> Iterator[TensorSpec]:
-        """Every tensor that rank 0's file must hold."""
-        vocab, hidden = self.decoder.vocab_size, self.decoder.hidden_size
-        yield TensorSpec("transformer.vocab_embedding.weight", self.dtype, (vocab, hidden))
+        """Every tensor that any rank's file must hold."""
+        part, hidden = self.part, self.decoder.hidden_size
+        embedding = {
+            EmbeddingSplit.WHOLE: (self.decoder.vocab_size, hidden),
+            EmbeddingSplit.ROWS: (part.vocab_size, hidden),
+            EmbeddingSplit.COLUMNS: (self.decoder.vocab_size, hidden // self.tp),
+        }[self.embedding]
+        yield TensorSpec("transformer.vocab_embedding.weight", self.dtype, embedding)
         yield TensorSpec("transformer.ln_f.weight", self.dtype, (hidden,))
-        yield TensorSpec("lm_head.weight", self.dtype, (vocab, hidden))
+        yield TensorSpec("lm_head.weight", self.dtype, (part.vocab_size, hidden))
         for index in range(self.decoder.num_layers):
             layer = f"transformer.layers.{index}."
             yield TensorSpec(f"{layer}input_layernorm.weight", self.dtype, (hidden,))
             yield TensorSpec(f"{layer}post_layernorm.weight", self.dtype, (hidden,))
-            yield TensorSpec(f"{layer}attention.qkv.bias", self.dtype, (self.decoder.qkv_size,))
-            for linear, shape in linear_shapes(self.decoder).items():
+            yield TensorSpec(f"{layer}attention.qkv.bias", self.dtype, (part.qkv_size,))
+            for linear, shape in linear_shapes(part).items():
                 if f"{layer}{linear}" not in self.quantized:
                     yield TensorSpec(f"{layer}{linear}.weight", self.dtype, shape)
                     continue
@@ -123,6 +168,16 @@ def _quantized(data: Mapping[str, Any], decoder: DecoderConfig) -> frozenset[str
     return quantized
 
 
+def _embedding_split(data: Mapping[str, Any]) -> EmbeddingSplit:
+    """Both keys may be missing: older writers leave them out, and the default is a whole table."""
+    if not data.get("use_parallel_embedding", False):
+        return EmbeddingSplit.WHOLE
+    axis = data.get("embedding_sharding_dim", 0)
+    if isinstance(axis, bool) or axis not in (0, 1):
+        raise _wrong("embedding_sharding_dim", axis, "0 or 1")
+    return EmbeddingSplit(axis)
+
+
 def _get(data: Mapping[str, Any], path: str) -> Any:
     value: Any = data
     for key in path.split("."):
@@ -132,10 +187,10 @@ def _get(data: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _integer(data: Mapping[str, Any], key: str) -> int:
+def _integer(data: Mapping[str, Any], key: str, where: str = "") -> int:
     value = _get(data, key)
-    if not isinstance(value, int) or not 1 <= value < 2**31:
-        raise _wrong(key, value, "a positive whole number")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+        raise _wrong(where + key, value, "a positive whole number")
     return int(value)
 
 
