@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nvlm_trt.embedded.config import CheckpointConfig
+from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from nvlm_trt.embedded.pytorch.arithmetic import Arithmetic
 from nvlm_trt.embedded.pytorch.rank_processes import RankProcesses
 from nvlm_trt.embedded.pytorch.sizes import RunnerSizes
@@ -23,15 +23,16 @@ __all__ = ["ParallelRunner"]
 
 
 class ParallelRunner:
-    """``device`` is "cpu" or "cuda", one for each rank. A step that no rank answers ends at ``step_deadline_s``.
+    """``device`` is "cpu" or "cuda", one for each rank. A step that some rank does not answer ends at
+    ``step_deadline_s``.
 
-    Raises what ``RankProcesses`` raises, here and in every call once a rank is lost.
+    Raises ``ArtefactError``: E-ARTEFACT-DECODER for a rank's file, E-ENGINE-RANK, here and in every call, for a rank
+    that is lost.
     """
 
     def __init__(
         self,
         folder: str | Path,
-        config: CheckpointConfig,
         sizes: RunnerSizes,
         *,
         device: str,
@@ -39,6 +40,9 @@ class ParallelRunner:
         step_deadline_s: float = 60.0,
         start_deadline_s: float = 1800.0,
     ) -> None:
+        config = DecoderCheckpoint(folder).config
+        for rank in range(1, config.tp):
+            DecoderCheckpoint(folder, rank)  # judged here, where the error has somebody to tell
         decoder = config.decoder
         self.vocab_size, self.hidden_size = decoder.vocab_size, decoder.hidden_size
         self.max_positions, self.block_size = decoder.max_positions, sizes.block_size

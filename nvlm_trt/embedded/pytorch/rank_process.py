@@ -13,8 +13,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -26,20 +25,15 @@ from nvlm_trt.embedded.pytorch.runner import TorchRunner
 from nvlm_trt.embedded.pytorch.sizes import RunnerSizes
 from nvlm_trt.embedded.pytorch.step_memory import StepMemory
 from nvlm_trt.embedded.pytorch.weights import CheckpointWeights
-from nvlm_trt.errors import MissingToolError, NvlmError
 
 __all__: list[str] = []
 
 
-def _main() -> int:
+def _main() -> NoReturn:
     line, memory_fd = Connection(int(sys.argv[1])), int(sys.argv[2])
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(line, inbox), daemon=True).start()
-    try:
-        runner, memory = _started(inbox.get(), memory_fd)
-    except NvlmError as error:
-        line.send_bytes(json.dumps(str(error)).encode())
-        return error.exit_code
+    runner, memory = _started(inbox.get(), memory_fd)
     line.send_bytes(json.dumps(runner.num_blocks).encode())
     while True:
         match inbox.get():
@@ -62,12 +56,6 @@ def _listen(line: Connection, inbox: queue.SimpleQueue[Any]) -> None:
 def _started(spec: Mapping[str, Any], memory_fd: int) -> tuple[TorchRunner, StepMemory]:
     rank, size, cuda = spec["rank"], spec["size"], spec["device"] == "cuda"
     checkpoint = DecoderCheckpoint(spec["folder"], rank)
-    if cuda and torch.cuda.device_count() < size:
-        raise MissingToolError(
-            "E-TOOL-CUDA",
-            f"The decoder checkpoint has {size} ranks, and PyTorch finds {torch.cuda.device_count()} CUDA devices.",
-            "Build it with a smaller tp.",
-        )
     device = torch.device("cuda", rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -76,7 +64,7 @@ def _started(spec: Mapping[str, Any], memory_fd: int) -> tuple[TorchRunner, Step
     # All ranks are on this machine: the loopback needs no name service and is open to nobody else.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
-    store = dist.FileStore(str(Path(spec["store"])), size)
+    store = dist.FileStore(spec["store"], size)
     dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
     sizes, decoder = RunnerSizes(**spec["sizes"]), checkpoint.config.decoder
     memory = StepMemory(sizes, decoder.vocab_size, decoder.hidden_size, memory_fd)
@@ -96,4 +84,4 @@ def _started(spec: Mapping[str, Any], memory_fd: int) -> tuple[TorchRunner, Step
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    _main()

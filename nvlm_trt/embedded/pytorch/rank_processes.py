@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from nvlm_trt.errors import ArtefactError, from_message
+from nvlm_trt.errors import ArtefactError
 
 __all__ = ["RankProcesses"]
 
@@ -30,9 +30,9 @@ _CLOSING_S = 5.0
 
 
 class RankProcesses:
-    """Starts them and waits until all are ready.
+    """Starts them and waits until all are ready, within ``deadline_s``; ``ready`` is what they say then.
 
-    Raises what a rank says is wrong, and ``ArtefactError`` E-ENGINE-RANK for one that ends or stays silent.
+    ``fd`` is passed on. Raises ``ArtefactError`` E-ENGINE-RANK for a rank that ends or stays silent.
     """
 
     def __init__(self, size: int, spec: Mapping[str, Any], fd: int, deadline_s: float) -> None:
@@ -111,8 +111,6 @@ class RankProcesses:
                     answers[rank] = json.loads(line.recv_bytes())
                 except (EOFError, OSError):
                     raise _lost(f"The decoder's rank {rank} has ended.") from None
-                if isinstance(answers[rank], str):
-                    raise from_message(answers[rank]) or _lost(f"The decoder's rank {rank} failed.")
         return [answers[rank] for rank in sorted(answers)]
 
     def _kill(self) -> None:

@@ -19,7 +19,11 @@ def write_rank_folder(source: Path, folder: Path, tp: int, embedding_dim: int | 
     q, kv = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    tensors = load_file(source / "rank0.safetensors")
+    # e4m3 as bytes: torch cannot join tensors of that type.
+    tensors = {
+        name: tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
+        for name, tensor in load_file(source / "rank0.safetensors").items()
+    }
     for rank in range(tp):
 
         def part(tensor: Tensor, dim: int) -> Tensor:
@@ -32,13 +36,15 @@ def write_rank_folder(source: Path, folder: Path, tp: int, embedding_dim: int | 
             if name.endswith("_scaling_factor") or "norm" in name or "ln_f" in name:
                 return tensor
             if "attention.qkv" in name:
-                return torch.cat([part(piece, 0) for piece in tensor.view(torch.uint8 if tensor.dtype == torch.float8_e4m3fn else tensor.dtype).split([q, kv, kv])]).view(tensor.dtype)
+                return torch.cat([part(piece, 0) for piece in tensor.split([q, kv, kv])])
             if "vocab_embedding" in name:
                 return tensor if embedding_dim is None else part(tensor, embedding_dim)
             return part(tensor, 1 if name.endswith(("dense.weight", "proj.weight")) else 0)
 
-        save_file(
-            {name: cut(name, tensor).contiguous() for name, tensor in tensors.items()},
-            folder / f"rank{rank}.safetensors",
-        )
+        cuts = {name: cut(name, tensor).contiguous() for name, tensor in tensors.items()}
+        cuts = {
+            name: tensor.view(torch.float8_e4m3fn) if tensor.dtype == torch.uint8 else tensor
+            for name, tensor in cuts.items()
+        }
+        save_file(cuts, folder / f"rank{rank}.safetensors")
     return folder
