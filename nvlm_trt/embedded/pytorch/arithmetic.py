@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Arithmetic"]
+__all__ = ["DEFAULT_ARITHMETIC", "Arithmetic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +18,6 @@ class Arithmetic:
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     fp8: Literal["hardware", "emulated"] | None = None
     quantize_activations: bool = True
+
+
+DEFAULT_ARITHMETIC = Arithmetic()

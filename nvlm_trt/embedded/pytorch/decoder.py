@@ -1,6 +1,7 @@
 """The decoder in torch, one rank's part of it: rows in, logits out, keys and values in a pool of blocks.
 
-    rows ─► (norm ─► qkv ─► rotate, store ─► attend ─► dense ─► + norm ─► fc_gate ─► gated ─► proj ─► +) per layer ─► logits
+    rows ─► (norm ─► qkv ─► rotate, store ─► attend ─► dense ─► + norm ─► fc_gate ─► gated ─► proj ─► +) per layer
+         ─► norm ─► logits
 
 The residual is added by the norm that reads it, and each operation rounds to what the next linear wants, so a layer is
 four matrix products and five or six small operations between them. ``dense`` and ``proj`` leave a part of a sum on
@@ -91,9 +92,7 @@ class TorchDecoder:
         return _Layer(
             input_norm=self._tensor(f"{layer}.input_layernorm.weight", hidden),
             qkv=load("attention.qkv"),
-            qkv_bias=self._tensor(
-                f"{layer}.attention.qkv.bias", self._config.part.qkv_size, dtype=self._linears.dtype
-            ),
+            qkv_bias=self._tensor(f"{layer}.attention.qkv.bias", self._config.part.qkv_size, dtype=self._linears.dtype),
             dense=load("attention.dense"),
             post_norm=self._tensor(f"{layer}.post_layernorm.weight", hidden),
             fc_gate=load("mlp.fc", "mlp.gate"),

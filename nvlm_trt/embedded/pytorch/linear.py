@@ -1,8 +1,8 @@
 """A layer's linears: by FP8 hardware, or the same arithmetic without it.
 
 Both compute ``(e4m3(x / x_scale) @ stored.T) * (x_scale * w_scale)``, which is what an FP8 engine does and what the
-ONNX graph of ``embedded.graph`` does. Whoever makes ``x`` quantises it, as the linear's ``input`` says, so that rounding
-costs no pass of its own; a linear without one takes ``x`` as it is.
+ONNX graph of ``embedded.graph`` does. Whoever makes ``x`` quantises it, as the linear's ``input`` says, so that
+rounding costs no pass of its own; a linear without one takes ``x`` as it is.
 
 Every e4m3 number is a bfloat16 number. So without FP8 hardware the stored weights are widened once, to the compute
 dtype, and lose nothing. float16 cannot hold the unscaled sums, 448 * 448 at a time: there they are float32.

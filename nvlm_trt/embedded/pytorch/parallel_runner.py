@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
-from nvlm_trt.embedded.pytorch.arithmetic import Arithmetic
+from nvlm_trt.embedded.pytorch.arithmetic import DEFAULT_ARITHMETIC, Arithmetic
 from nvlm_trt.embedded.pytorch.rank_processes import RankProcesses
 from nvlm_trt.embedded.pytorch.sizes import RunnerSizes
 from nvlm_trt.embedded.pytorch.step_memory import StepMemory
@@ -36,7 +36,7 @@ class ParallelRunner:
         sizes: RunnerSizes,
         *,
         device: str,
-        arithmetic: Arithmetic = Arithmetic(),
+        arithmetic: Arithmetic = DEFAULT_ARITHMETIC,
         step_deadline_s: float = 60.0,
         start_deadline_s: float = 1800.0,
     ) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nvlm_trt.embedded.config import CheckpointConfig
-from nvlm_trt.embedded.pytorch.arithmetic import Arithmetic
+from nvlm_trt.embedded.pytorch.arithmetic import DEFAULT_ARITHMETIC, Arithmetic
 from nvlm_trt.embedded.pytorch.decode_batch import DecodeBatch
 from nvlm_trt.embedded.pytorch.decoder import TorchDecoder
 from nvlm_trt.embedded.pytorch.linear import LinearLoader
@@ -28,6 +28,8 @@ __all__ = ["MakeOps", "TorchRunner"]
 
 _POOL_SHARE = 0.9  # of the memory that is free once the weights are loaded and the longest chunk has run
 _FP8_CAPABILITY = (8, 9)  # Ada and Hopper are the first with e4m3 matrix products
+
+_ALONE = OneRank()
 
 MakeOps = Callable[[DecoderConfig, tuple[Tensor, Tensor]], Ops]
 
@@ -46,8 +48,8 @@ class TorchRunner:
         sizes: RunnerSizes,
         *,
         device: torch.device,
-        arithmetic: Arithmetic = Arithmetic(),
-        ranks: Ranks = OneRank(),
+        arithmetic: Arithmetic = DEFAULT_ARITHMETIC,
+        ranks: Ranks = _ALONE,
         make_ops: MakeOps | None = None,
         logits: Tensor | None = None,
     ) -> None:

@@ -19,7 +19,7 @@ __all__ = ["add_norm_kernel", "attend_kernel", "gated_kernel", "join_kernel", "r
 
 @triton.jit
 def _e4m3(values):
-    """The nearest e4m3 numbers, ties to even, saturating: still float32, so that devices without the type can have them.
+    """The nearest e4m3 numbers, ties to even, saturating. Still float32: some devices know e4m3 in no other way.
 
     From 2^-6 up the three bits of mantissa are rounded as integers; below, where e4m3 is subnormal, adding and taking
     away 1.5 * 2^14 rounds to multiples of 2^-9. No product is added to anything, so nothing can be fused.
