@@ -75,6 +75,7 @@ def _embed(decoder: ModelConfig, recipe: Recipe) -> None:
     decoder.backend = "python"
     decoder.parameters.clear()
     set_parameter(decoder, "gpt_model_path", "/deployment/decoder/checkpoint")
+    set_parameter(decoder, "runner", recipe.decoder.runner)
     set_parameter(decoder, "max_seq_len", recipe.decoder.max_seq_len)
     set_parameter(decoder, "max_num_tokens", recipe.decoder.max_num_tokens)
     set_parameter(decoder, "quantize_activations", recipe.decoder.quantize_activations)

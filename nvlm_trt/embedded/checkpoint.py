@@ -27,7 +27,7 @@ class DecoderCheckpoint:
     """
 
     def __init__(self, folder: str | Path, rank: int = 0) -> None:
-        folder = Path(folder)
+        self.folder = folder = Path(folder)
         self.config = _read_config(folder / "config.json")
         try:
             self._file = SafetensorsFile(folder / f"rank{rank}.safetensors")

@@ -6,25 +6,25 @@ from pathlib import Path
 
 from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from nvlm_trt.embedded.in_flight import InFlightEngine
-from nvlm_trt.embedded.onnxruntime_runner import OnnxRuntimeRunner
+from nvlm_trt.embedded.runners import PoolOptions, open_pool
 from nvlm_trt.embedded.scheduler import Limits
-from nvlm_trt.embedded.slot_pool import SlotPool
 from nvlm_trt.errors import UsageError
 
 __all__ = ["EmbeddedEngine"]
 
 
 class EmbeddedEngine(InFlightEngine):
-    """The engine on ONNX Runtime over a decoder checkpoint folder.
+    """The engine over a decoder checkpoint folder; ``runner`` is a name of ``runners``.
 
-    Raises ``ArtefactError`` E-ARTEFACT-RANKS or E-ARTEFACT-DECODER for the folder and ``UsageError`` E-USAGE-LIMITS
-    for limits that contradict each other or the model.
+    Raises ``ArtefactError`` E-ARTEFACT-RANKS or E-ARTEFACT-DECODER for the folder, ``UsageError`` E-USAGE-LIMITS
+    for limits that contradict each other or the model, and what ``open_pool`` raises.
     """
 
     def __init__(
         self,
         checkpoint_folder: str | Path,
         *,
+        runner: str = "onnxruntime",
         max_batch_size: int,
         max_seq_len: int,
         max_num_tokens: int,
@@ -41,12 +41,6 @@ class EmbeddedEngine(InFlightEngine):
             raise UsageError(
                 "E-USAGE-LIMITS", f"max_seq_len is {max_seq_len}; this decoder allows 2 to {longest}.", "Change it."
             )
-        runner = OnnxRuntimeRunner(
-            checkpoint,
-            num_slots=max_batch_size,
-            max_seq_len=max_seq_len,
-            max_rows=min(limits.chunk, max_seq_len),
-            quantize_activations=quantize_activations,
-            threads=threads,
-        )
-        super().__init__(SlotPool(runner, max_batch_size, max_seq_len), limits, max_seq_len, reuse_prefixes)
+        rows = min(limits.chunk, max_seq_len)
+        options = PoolOptions(max_batch_size, max_seq_len, rows, quantize_activations, threads)
+        super().__init__(open_pool(runner, checkpoint, options), limits, max_seq_len, reuse_prefixes)

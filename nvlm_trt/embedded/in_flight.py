@@ -88,7 +88,7 @@ class InFlightEngine:
             counts = {**self._scheduler.counts, **self._counts}
             totals = {name: counts.get(name, 0) for name in _TOTALS}
             return {
-                "healthy": not (self._fault or self._refusing),
+                "healthy": not (self._fault or self._refusing) and getattr(self._pool.runner, "alive", True),
                 "running": self._scheduler.num_running,
                 "waiting": len(self._scheduler.waiting),
                 **self._pool.figures(),

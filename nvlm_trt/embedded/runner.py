@@ -7,7 +7,8 @@ table, the pool is *blocks* of a few positions; any sequence may lie in any bloc
 ever moves.
 
 Logits are float32, belong to the runner, and are valid until its next call. A runner that fails raises; the engine
-then ends every request with an error. A runner that has something to give back may offer ``close()``.
+then ends every request with an error. A runner that has something to give back may offer ``close()``; one
+that can fail between two calls, ``alive``.
 """
 
 from __future__ import annotations

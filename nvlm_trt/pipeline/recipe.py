@@ -70,10 +70,12 @@ class VisionRecipe(_Section):
 class _DecoderSection(_Section):
     """``exclude`` are glob patterns of linears that stay in the model's dtype. ``kv_cache`` "bf16" means that dtype.
 
-    ``force_kv_cache`` takes an FP8 cache although the checkpoint's keys speak against it.
+    ``runner`` is what the embedded engine computes with. ``force_kv_cache`` takes an FP8 cache although the
+    checkpoint's keys speak against it.
     """
 
     engine: Literal["embedded", "tensorrt_llm"]
+    runner: Literal["onnxruntime", "torch"] = "onnxruntime"
     quantization: Literal["fp8", "none"] = "fp8"
     exclude: tuple[str, ...] = ()
     kv_cache: Literal["bf16", "fp8"] = "bf16"
@@ -180,8 +182,12 @@ class RecipeDraft(_RecipeSections):
         decoder = self.decoder
         if decoder.engine == "tensorrt_llm" and (self.container is None or self.gpu is None):
             raise ValueError("a tensorrt_llm decoder needs a [gpu] and a [container] section")
-        if decoder.engine == "embedded" and (decoder.tp not in (1, "auto") or decoder.pp != 1):
-            raise ValueError("the embedded decoder reads checkpoints with tp = 1 and pp = 1")
+        if decoder.engine == "tensorrt_llm" and decoder.runner != "onnxruntime":
+            raise ValueError("decoder.runner is of the embedded engine; TensorRT-LLM has its own")
+        if decoder.engine == "embedded" and decoder.runner != "torch" and decoder.tp not in (1, "auto"):
+            raise ValueError('the embedded decoder reads checkpoints with tp = 1; with runner = "torch", any')
+        if decoder.engine == "embedded" and decoder.pp != 1:
+            raise ValueError("the embedded decoder reads checkpoints with pp = 1")
         plain = decoder.quantization == "fp8" and not decoder.exclude and decoder.kv_cache == "bf16"
         if decoder.engine == "embedded" and not plain:
             raise ValueError("the embedded decoder reads checkpoints with all linears in FP8 and the KV cache in BF16")

@@ -60,6 +60,8 @@ def choices(config: NvlmConfig, draft: RecipeDraft, recipe: Recipe) -> Iterator[
         yield Choice("calibration.device", recipe.calibration.device, reason)
     if decoder.exclude:
         yield Choice("decoder.exclude", ", ".join(decoder.exclude), "the recipe's: these linears stay unquantised")
+    if not recipe.production:
+        yield Choice("decoder.runner", decoder.runner, "the recipe's; torch uses a GPU where it finds one")
     typed = "the recipe's"
     if recipe.gpu is not None:
         yield Choice("decoder.tp", str(decoder.tp), _split_reason(recipe.gpu.count, decoder.pp))

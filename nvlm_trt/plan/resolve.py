@@ -35,7 +35,8 @@ def resolve(draft: RecipeDraft, config: NvlmConfig) -> Recipe:
     """Raises ``UsageError``: E-RECIPE-MEMORY when not one usual request fits the recipe's GPUs, E-RECIPE-TP and
     E-RECIPE-PP for a split that the decoder does not allow."""
     if draft.gpu is None or draft.decoder.engine == "embedded":
-        return _recipe(draft, tp=1, max_batch_size=draft.decoder.max_batch_size)
+        split = draft.decoder.tp
+        return _recipe(draft, tp=1 if split == "auto" else split, max_batch_size=draft.decoder.max_batch_size)
     gpu, tp = draft.gpu.model, draft.gpu.count // draft.decoder.pp
     recipe = sized(draft, config, gpu, tp)
     if recipe is not None:

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from nvlm_trt.decoder.trtllm_format import Mapping, checkpoint_json, tensor_rules
 from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from nvlm_trt.embedded.config import CheckpointConfig
 from nvlm_trt.errors import ArtefactError
+from tests.decoder.test_trtllm_format import RELEASE
 from tests.embedded.decoder_folder import CONFIG
 
 
@@ -74,8 +76,48 @@ def test_without_quantisation_all_linears_are_plain():
     assert {spec.dtype for spec in config.tensors()} == {"BF16"}
 
 
-def test_a_checkpoint_of_several_ranks_is_refused():
+def test_pipeline_stages_are_refused():
     assert refusal(config_with("mapping.world_size", 2)) == "E-ARTEFACT-RANKS"
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+def test_a_rank_holds_what_the_exporter_gives_it(tp):
+    mapping = Mapping(tp)
+    read = CheckpointConfig.from_json(checkpoint_json(RELEASE, mapping)).tensors()
+    written = {rule.name: rule.shape for rule in tensor_rules(RELEASE.decoder, mapping)}
+    assert {spec.name: spec.shape for spec in read} == written
+
+
+@pytest.mark.parametrize(
+    ("tp", "changes", "shape"),
+    [
+        (2, {"use_parallel_embedding": False, "embedding_sharding_dim": 1}, (512, 64)),
+        (2, {"use_parallel_embedding": True}, (256, 64)),
+        (4, {"use_parallel_embedding": True, "embedding_sharding_dim": 0, "vocab_size": 510}, (128, 64)),
+        (2, {"use_parallel_embedding": True, "embedding_sharding_dim": 1}, (512, 32)),
+    ],
+)
+def test_the_embedding_is_split_as_the_config_says(tp, changes, shape):
+    sizes = {"num_key_value_heads": 4, "mapping": {"world_size": tp, "tp_size": tp, "pp_size": 1}}
+    config = CheckpointConfig.from_json({**CONFIG, **sizes, **changes})
+    assert next(config.tensors()).shape == shape
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_key_value_heads": 2},
+        {"intermediate_size": 162},
+        {"use_parallel_embedding": True, "embedding_sharding_dim": 2},
+        {"use_parallel_embedding": True, "embedding_sharding_dim": 1, "hidden_size": 66},
+        {"mapping": {"world_size": 4, "tp_size": True}},
+        {"mapping": {"world_size": 4}},
+    ],
+)
+def test_what_ranks_cannot_share_is_refused(changes):
+    fit = {"num_key_value_heads": 4, "mapping": {"world_size": 4, "tp_size": 4, "pp_size": 1}}
+    CheckpointConfig.from_json({**CONFIG, **fit})
+    assert refusal({**CONFIG, **fit, **changes}) == "E-ARTEFACT-DECODER"
 
 
 @pytest.mark.parametrize(

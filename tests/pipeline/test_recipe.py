@@ -90,6 +90,9 @@ image = "image"
         ("[container]", "[calibration]\nerror_bound = 0.0\n\n[container]", "calibration.error_bound"),
         ('[gpu]\nname = "H100-80GB"\ncount = 4\n', "", "the recipe"),
         ('"tensorrt_llm"', '"embedded"\nkv_cache = "fp8"', "the recipe"),
+        ('"tensorrt_llm"', '"embedded"\nrunner = "torch"\npp = 2', "the recipe"),
+        ('"tensorrt_llm"', '"embedded"\nrunner = "jax"', "decoder.runner"),
+        ('"tensorrt_llm"', '"tensorrt_llm"\nrunner = "torch"', "the recipe"),
         ('[container]\nimage = "image"\n', "", "the recipe"),
     ],
 )

@@ -23,8 +23,8 @@ __all__ = ["ParallelRunner"]
 
 
 class ParallelRunner:
-    """``device`` is "cpu" or "cuda", one for each rank. A step that some rank does not answer ends at
-    ``step_deadline_s``.
+    """``device`` is "cpu" or "cuda", one for each rank; ``threads`` are a rank's on the CPU, None for its share of the
+    cores. A step that some rank does not answer ends at ``step_deadline_s``.
 
     Raises ``ArtefactError``: E-ARTEFACT-DECODER for a rank's file, E-ENGINE-RANK, here and in every call, for a rank
     that is lost.
@@ -37,6 +37,7 @@ class ParallelRunner:
         *,
         device: str,
         arithmetic: Arithmetic = DEFAULT_ARITHMETIC,
+        threads: int | None = None,
         step_deadline_s: float = 60.0,
         start_deadline_s: float = 1800.0,
     ) -> None:
@@ -51,6 +52,7 @@ class ParallelRunner:
         spec = {
             "folder": str(Path(folder).absolute()),
             "device": device,
+            "threads": threads,
             "sizes": dataclasses.asdict(sizes),
             "arithmetic": dataclasses.asdict(arithmetic),
         }

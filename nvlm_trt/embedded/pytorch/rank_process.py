@@ -60,7 +60,7 @@ def _started(spec: Mapping[str, Any], memory_fd: int) -> tuple[TorchRunner, Step
     if cuda:
         torch.cuda.set_device(device)
     else:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // size))
+        torch.set_num_threads(spec["threads"] or max(1, len(os.sched_getaffinity(0)) // size))
     # All ranks are on this machine: the loopback needs no name service and is open to nobody else.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")

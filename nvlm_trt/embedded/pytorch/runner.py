@@ -110,7 +110,8 @@ class TorchRunner:
             positions = torch.arange(start, start + len(ids), dtype=torch.int32, device=self._device)
             tables = self._put(blocks).expand(len(ids), -1)
             logits = self._decoder.logits(hidden, self._cache, Step(positions, tables, together=True))
-            return self._told(logits)[0]
+            last: NDArray[np.float32] = self._told(logits)[0]
+            return last
 
     def decode(
         self, tables: NDArray[np.int32], lengths: NDArray[np.int32], ids: NDArray[np.int32]
@@ -139,7 +140,8 @@ class TorchRunner:
         del self._cache
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(self._device)
-        return int((free - needed) * _POOL_SHARE) // pool(1).nbytes
+        room = int((free - needed) * _POOL_SHARE)
+        return room // int(pool(1).nbytes)
 
 
 def _triton_ops(config: DecoderConfig, rotary: tuple[Tensor, Tensor]) -> Ops:

@@ -9,8 +9,8 @@ import warnings
 
 import torch
 
-from nvlm_trt.embedded.pytorch import triton_ops
-from nvlm_trt.embedded.pytorch.ops import Fp8Input, PlainOps, Step, rotary_tables
+from nvlm_trt.embedded.pytorch import triton_kernels, triton_ops
+from nvlm_trt.embedded.pytorch.ops import Fp8Input, Ops, PlainOps, Step, rotary_tables
 from nvlm_trt.embedded.pytorch.triton_ops import TritonOps
 from nvlm_trt.model.config import DecoderConfig
 
@@ -52,7 +52,8 @@ def steps():
 
 def check(dtype, into, steps):
     rotary = rotary_tables(CONFIG, 256, torch.device("cpu"))
-    plain, kernels = PlainOps(CONFIG, rotary), TritonOps(CONFIG, rotary)
+    plain: Ops = PlainOps(CONFIG, rotary)
+    kernels: Ops = TritonOps(CONFIG, rotary)
     hidden, weight = normal(3, CONFIG.hidden_size, dtype=dtype), normal(CONFIG.hidden_size)
     for branch in (None, normal(3, CONFIG.hidden_size, dtype=dtype)):
         pairs = (ops.add_norm(hidden.clone(), branch, weight, into) for ops in (plain, kernels))
@@ -65,9 +66,7 @@ def check(dtype, into, steps):
         cache = normal(2, NUM_BLOCKS, CONFIG.num_kv_heads, BLOCK_SIZE, CONFIG.head_dim, dtype=dtype)
         caches = [cache.clone(), cache.clone()]
         qkv = normal(len(step.positions), CONFIG.qkv_size, dtype=dtype)
-        queries = [
-            ops.rotate_and_store(qkv, bias, held, step) for ops, held in zip((plain, kernels), caches, strict=True)
-        ]
+        queries = [one.rotate_and_store(qkv, bias, caches[index], step) for index, one in enumerate((plain, kernels))]
         compare("query", *queries)
         compare("cache", *caches)
         compare("attend", *(ops.attend(queries[0], caches[0], step, into) for ops in (plain, kernels)))
@@ -93,7 +92,7 @@ def check_rounding():
     values = torch.cat([values, -values])
     count = len(values)
     out = torch.empty(1, count, dtype=torch.float8_e4m3fn)
-    triton_ops.kernels.join_kernel[(1,)](
+    triton_kernels.join_kernel[(1,)](
         values, torch.zeros(1), torch.tensor(1.0), out, DIM=count, SPLITS=1, QUANTISE=True, S=1, D=1024
     )
     assert torch.equal(out[0].float(), values.clamp(-448, 448).to(torch.float8_e4m3fn).float())

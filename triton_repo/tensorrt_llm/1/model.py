@@ -12,6 +12,7 @@ class TritonPythonModel:
         with reporting_start():
             engine = EmbeddedEngine(
                 parameters.path("gpt_model_path"),
+                runner=parameters.text("runner"),
                 max_batch_size=parameters.max_batch_size,
                 max_seq_len=parameters.integer("max_seq_len"),
                 max_num_tokens=parameters.integer("max_num_tokens"),
