@@ -11,9 +11,8 @@ the least and the most:
   the bandwidth of a large copy on this device (bytes read and written), measured in the same run.
 * prefill tokens per second at 2k and 8k, and the share of the limit: floating-point operations of the matrix products
   and of attention over the rate of one large ``torch._scaled_mm`` of e4m3 matrices, measured in the same run.
-* the same beside the simplest loop in torch: BF16 weights, a contiguous cache, no graphs, no kernels of its own; on as
-  many layers as asked for, its time scaled to as many layers as the runner has.
-* where the time goes, by kernel, from torch.profiler.
+* the same beside the simplest loop in torch (``reference.bf16_loop``) on a few layers, its time scaled to the runner's.
+* where the time of a step goes, by kernel, from torch.profiler.
 
 Before anything is timed, two layers of the same width are held against the plain form in float32, prompt and generated
 tokens: logits must agree to ``_TOLERANCE`` of their deviation. With random weights every e4m3 border that bfloat16 tips
@@ -108,9 +107,7 @@ class Bench:
 
         return [2 * size**3 / seconds for seconds in reversed(self.seconds(product, 3))]
 
-    def runner(
-        self, num_layers: int, arithmetic: Arithmetic = _ARITHMETIC, make_ops: MakeOps | None = None
-    ) -> TorchRunner:
+    def runner(self, num_layers: int, arithmetic: Arithmetic = _ARITHMETIC, ops: MakeOps | None = None) -> TorchRunner:
         preset = self.preset
         decoder = dataclasses.replace(preset.decoder, num_layers=num_layers)
         linears = [f"transformer.layers.{i}.{name}" for i in range(num_layers) for name in linear_shapes(decoder)]
@@ -120,10 +117,8 @@ class Bench:
             num_blocks=max(preset.batches[-1] * -(-(preset.context + 64) // 32), -(-longest // 32)),
         )  # fmt: skip
         config = CheckpointConfig(decoder, "BF16", frozenset(linears))
-        return TorchRunner(
-            config, RandomWeights(decoder.hidden_size), sizes, device=self.device, arithmetic=arithmetic,
-            make_ops=make_ops,
-        )  # fmt: skip
+        source = RandomWeights(decoder.hidden_size)
+        return TorchRunner(config, source, sizes, device=self.device, arithmetic=arithmetic, make_ops=ops)
 
     def disagreement(self) -> float:
         """The runner against the plain form in float32, two layers: root mean square over the logits' deviation."""
@@ -163,8 +158,7 @@ def layers_that_fit(preset: _Preset, device: torch.device) -> int:
     return max(2, min(decoder.num_layers, int(free / per_layer)))
 
 
-def layer_weights(decoder: DecoderConfig) -> int:
-    """Of a layer's linears; as many bytes in FP8."""
+def layer_weights(decoder: DecoderConfig) -> int:  # as many bytes in FP8
     return sum(out * width for out, width in linear_shapes(decoder).values())
 
 
@@ -214,10 +208,8 @@ def measure_loop(bench: Bench, num_layers: int) -> dict[str, float]:
     with torch.inference_mode():
         for batch, rows in [*((batch, 1) for batch in preset.batches), *((1, count) for count in preset.prompts)]:
             start = preset.context if rows == 1 else 0
-            loop = Bf16Loop(
-                preset.decoder, linear_shapes(preset.decoder), num_layers=preset.loop_layers, batch=batch,
-                length=start + rows, device=bench.device,
-            )  # fmt: skip
+            size = {"num_layers": preset.loop_layers, "batch": batch, "length": start + rows}
+            loop = Bf16Loop(preset.decoder, linear_shapes(preset.decoder), **size, device=bench.device)
             bench.free()  # the one before
             hidden = torch.randn(batch, rows, preset.decoder.hidden_size, device=bench.device, dtype=torch.bfloat16)
             spent = statistics.median(bench.seconds(lambda: loop(hidden, start), 3))  # noqa: B023 - called at once
@@ -271,6 +263,7 @@ def main(device: str, preset: str, layers: int | None, runs: int, as_json: bool)
     bench.free()
     num_layers = layers or layers_that_fit(bench.preset, place)
     loop = measure_loop(bench, num_layers)
+    bench.free()
     runner = bench.runner(num_layers)
     points = measure_decode(bench, runner, num_layers, statistics.median(bandwidth))
     points += measure_prefill(bench, runner, num_layers, statistics.median(rate))

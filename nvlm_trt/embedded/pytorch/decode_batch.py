@@ -24,10 +24,19 @@ Forward = Callable[[Tensor, Step], Tensor]
 
 
 class DecodeBatch:
-    """``width`` is the most blocks of a sequence, ``spare_block`` the one for rows that are left over."""
+    """``width`` is the most blocks of a sequence, ``spare_block`` the one for rows that are left over. What is to be
+    captured may not look at a value on the host.
+    """
 
     def __init__(
-        self, forward: Forward, *, max_batch_size: int, width: int, spare_block: int, device: torch.device
+        self,
+        forward: Forward,
+        *,
+        max_batch_size: int,
+        width: int,
+        spare_block: int,
+        device: torch.device,
+        capture: bool,
     ) -> None:
         self._forward = forward
         self._width = width
@@ -38,7 +47,7 @@ class DecodeBatch:
         self._host = torch.zeros(shape, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._inputs = torch.zeros(shape, dtype=torch.int32, device=device)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        if device.type == "cuda":
+        if capture:
             self._capture()
 
     def run(self, tables: NDArray[np.int32], lengths: NDArray[np.int32], ids: NDArray[np.int32]) -> Tensor:

@@ -37,7 +37,7 @@ MakeOps = Callable[[DecoderConfig, tuple[Tensor, Tensor]], Ops]
 class TorchRunner:
     """Weights, pool and buffers are allocated on construction; a step allocates nothing that stays.
 
-    ``make_ops`` None: Triton kernels on CUDA, plain operations elsewhere. ``logits`` is where results are left for the
+    ``make_ops`` None: Triton kernels on CUDA, in captured batches, and plain operations elsewhere. ``logits`` is where results are left for the
     host, float32 [max_batch_size, vocab].
     """
 
@@ -69,8 +69,9 @@ class TorchRunner:
             hardware=hardware if arithmetic.fp8 is None else arithmetic.fp8 == "hardware",
             quantize_activations=arithmetic.quantize_activations,
         )  # fmt: skip
-        make_ops = make_ops or (_triton_ops if cuda else PlainOps)
-        ops = make_ops(config.part, rotary_tables(config.part, sizes.max_seq_len, device))
+        ops = (make_ops or (_triton_ops if cuda else PlainOps))(
+            config.part, rotary_tables(config.part, sizes.max_seq_len, device)
+        )
         with torch.inference_mode():
             self._decoder = TorchDecoder(config, loader, ops, ranks)
             part = config.part
@@ -90,6 +91,7 @@ class TorchRunner:
                 width=sizes.width,
                 spare_block=num_blocks,
                 device=device,
+                capture=cuda and make_ops is None,
             )
 
     def prefill(
