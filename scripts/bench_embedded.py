@@ -67,7 +67,7 @@ def _ask(engine: EmbeddedEngine, requests: Sequence[GenerationRequest]) -> tuple
     }
 
 
-def _circumstances(folder: Path, quantize: bool, threads: int | None) -> dict[str, Any]:
+def _circumstances(folder: Path, runner: str, quantize: bool, threads: int | None) -> dict[str, Any]:
     decoder = DecoderCheckpoint(folder).config.decoder
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
@@ -78,6 +78,7 @@ def _circumstances(folder: Path, quantize: bool, threads: int | None) -> dict[st
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)),
         "load_before": os.getloadavg()[0],
+        "runner": runner,
         "threads": threads or "all",
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -91,6 +92,7 @@ def _circumstances(folder: Path, quantize: bool, threads: int | None) -> dict[st
 
 @click.command(help=__doc__)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--runner", default="onnxruntime", show_default=True, help="A runner of the embedded engine.")
 @click.option("--concurrency", type=int, multiple=True, default=(1, 8, 32), show_default=True)
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--new-tokens", type=click.IntRange(min=2), default=128, show_default=True)
@@ -100,6 +102,7 @@ def _circumstances(folder: Path, quantize: bool, threads: int | None) -> dict[st
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def main(
     folder: Path,
+    runner: str,
     concurrency: tuple[int, ...],
     prompt_tokens: int,
     new_tokens: int,
@@ -108,10 +111,11 @@ def main(
     quantize_activations: bool,
     as_json: bool,
 ) -> None:
-    circumstances = _circumstances(folder, quantize_activations, threads)
+    circumstances = _circumstances(folder, runner, quantize_activations, threads)
     most = max(concurrency)
     engine = EmbeddedEngine(
         folder,
+        runner=runner,
         max_batch_size=most,
         max_seq_len=prompt_tokens + new_tokens,
         max_num_tokens=2048 + most,
