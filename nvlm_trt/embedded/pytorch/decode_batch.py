@@ -76,7 +76,8 @@ class DecodeBatch:
                 self._step(size)
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            # Only this thread is watched: NCCL's own thread may ask after its events meanwhile.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 logits = self._step(size)
             pool = graph.pool()
             self._graphs[size] = (graph, logits)

@@ -37,8 +37,8 @@ MakeOps = Callable[[DecoderConfig, tuple[Tensor, Tensor]], Ops]
 class TorchRunner:
     """Weights, pool and buffers are allocated on construction; a step allocates nothing that stays.
 
-    ``make_ops`` None: Triton kernels on CUDA, in captured batches, and plain operations elsewhere. ``logits`` is where results are left for the
-    host, float32 [max_batch_size, vocab].
+    ``make_ops`` None: Triton kernels on CUDA, in captured batches, and plain operations elsewhere. ``logits`` is where
+    results are left for the host, float32 [max_batch_size, vocab].
     """
 
     def __init__(
