@@ -120,6 +120,7 @@ def main(
         max_seq_len=prompt_tokens + new_tokens,
         max_num_tokens=2048 + most,
         max_waiting=most,
+        reuse_prefixes=False,  # every run asks the same prompts
         quantize_activations=quantize_activations,
         threads=threads,
     )

@@ -188,7 +188,7 @@ class InFlightEngine:
         while self._untold:
             sequence, emission = self._untold.popleft()
             try:
-                sequence.listener(emission._replace(index=sequence.index) if sequence.index else emission)
+                sequence.listener(emission._replace(sequence_index=sequence.index) if sequence.index else emission)
             except Exception:
                 # Its own fault, not the engine's: the request ends, the others go on.
                 _log.exception("The listener of request %s failed.", sequence.request.request_id)

@@ -119,7 +119,7 @@ class Emission(NamedTuple):
     log_probs: tuple[float, ...] = ()
     finish: FinishReason | None = None
     error: NvlmError | None = None
-    index: int = 0
+    sequence_index: int = 0
 
 
 Listener = Callable[[Emission], None]

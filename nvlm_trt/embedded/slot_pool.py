@@ -97,7 +97,7 @@ class SlotPool:
         return sequence.keys[: sequence.cached // self.block_size]
 
     def _find(self, keys: list[bytes], but: int | None = None) -> tuple[int, int]:
-        """A slot, and how many of ``keys`` it holds: as many as any. A free one rather than a live one, and the next."""
+        """A slot, and how many of ``keys`` it holds: as many as any. The next newcomer's own, if it is among them."""
         best, most = len(self._live), -1
         for slot in range(self._num_slots):
             held = self._keys(self._live[slot]) if slot < len(self._live) else self._kept[slot]

@@ -59,24 +59,26 @@ class _Open:
     def __call__(self, emission: Emission) -> None:
         if not self.unfinished:
             return
-        failed = emission.finish in (FinishReason.CANCELLED, FinishReason.ERROR)
-        if emission.finish is not None:
-            # An error is the end of the whole request: its other sequences have nobody to go to.
-            self.unfinished = 0 if failed else self.unfinished - 1
-        if not self.unfinished:
+        if emission.finish in (FinishReason.CANCELLED, FinishReason.ERROR):
+            # The end of the whole request: its other sequences have nobody to go to.
+            self.unfinished = 0
             self.owner.forget(self)
-        if failed:
             self.reply.fail(emission.error or _ended(emission.finish))
             return
-        self.cum_log_probs[emission.index] += sum(emission.log_probs)
+        if emission.finish is not None:
+            self.unfinished -= 1
+            if not self.unfinished:
+                self.owner.forget(self)
+        index = emission.sequence_index
+        self.cum_log_probs[index] += sum(emission.log_probs)
         if not self.call.streaming:
-            held = self.held.get(emission.index, _NOTHING)
+            held = self.held.get(index, _NOTHING)
             emission = emission._replace(
                 tokens=held.tokens + emission.tokens, log_probs=held.log_probs + emission.log_probs
             )
-            self.held[emission.index] = emission
+            self.held[index] = emission
         if self.call.streaming or emission.finish is not None:
-            tensors = write_tensors(self.call, emission, self.cum_log_probs[emission.index])
+            tensors = write_tensors(self.call, emission, self.cum_log_probs[index])
             self.reply.send(tensors, final=not self.unfinished)
 
 

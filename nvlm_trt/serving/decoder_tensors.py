@@ -169,7 +169,7 @@ def write_tensors(call: DecoderCall, emission: Emission, cum_log_prob: float) ->
         "sequence_length": np.array([[tokens.size]], np.int32),
     }
     if call.request.num_return_sequences > 1:
-        tensors["sequence_index"] = np.array([[emission.index]], np.int32)
+        tensors["sequence_index"] = np.array([[emission.sequence_index]], np.int32)
     if call.request.return_log_probs:
         tensors["cum_log_probs"] = np.array([[cum_log_prob]], np.float32)
         tensors["output_log_probs"] = np.array([[emission.log_probs]], np.float32).reshape(1, 1, -1)

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 VOCAB_SIZE, HIDDEN_SIZE = 97, 4
 _STALE = -(2**62)
@@ -29,11 +29,9 @@ def next_token(held: Sequence[int]) -> int:
     return hashlib.sha256(np.asarray(held, np.int64).tobytes()).digest()[0] % VOCAB_SIZE
 
 
-def expected_tokens(
-    ids: Sequence[int], max_tokens: int, prompt_table: NDArray[np.float32] | None = None
-) -> list[int]:
+def expected_tokens(ids: ArrayLike, max_tokens: int, prompt_table: NDArray[np.float32] | None = None) -> list[int]:
     """What a request for these ids is answered with when it runs alone."""
-    held = content(np.asarray(ids), prompt_table).tolist()
+    held: list[int] = content(np.asarray(ids), prompt_table).tolist()
     for _ in range(max_tokens):
         held.append(next_token(held))
     return held[len(held) - max_tokens :]

@@ -139,9 +139,7 @@ def test_answers_do_not_depend_on_who_was_thrown_out_of_the_pool(decoder_folder)
     engine = open_engine(decoder_folder, reuse_prefixes=False)
     alone = run_alone(engine, requests)
     engine.close()
-    runner = OnnxRuntimeRunner(
-        DecoderCheckpoint(decoder_folder), num_slots=6, max_seq_len=192, max_rows=192, threads=1
-    )
+    runner = OnnxRuntimeRunner(DecoderCheckpoint(decoder_folder), num_slots=6, max_seq_len=192, max_rows=192, threads=1)
     pool = BlockPool(BlocksOverSlots(runner, num_blocks=46, block_size=8), 6, 192)
     engine = InFlightEngine(pool, Limits(6, 40, chunk=16), 192)
     for seed in range(2):
@@ -156,7 +154,9 @@ def test_a_second_question_about_a_picture_computes_little_more_than_its_words(d
     ids, table = picture_prompt(3, 10, 100, CONFIG["vocab_size"], CONFIG["hidden_size"])
     other = table.copy()
     other[60] += 0.25
-    first, again, another = (GenerationRequest("r", ids, 5, rows, return_log_probs=True) for rows in (table, table, other))
+    first, again, another = (
+        GenerationRequest("r", ids, 5, rows, return_log_probs=True) for rows in (table, table, other)
+    )
     computed = []
     for request in (first, again, another):
         before = engine.metrics()["prefill_tokens"]

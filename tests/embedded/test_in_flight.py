@@ -38,11 +38,11 @@ class Stepped:
 
     def prefill(self, *args):
         self._call("prefill")
-        return super().prefill(*args)
+        return super().prefill(*args)  # type: ignore[misc]
 
     def decode(self, *args):
         self._call("decode")
-        return super().decode(*args)
+        return super().decode(*args)  # type: ignore[misc]
 
     def next_call(self):
         return self.calls.get(timeout=PATIENCE_S)
@@ -376,12 +376,12 @@ def test_several_answers_to_one_prompt_share_it_and_each_tells_its_number(start)
     runner = SimulatedBlockRunner(32, 4)
     engine = start(runner, Limits(max_batch_size=4, max_num_tokens=40, chunk=8))
     ends: dict[int, list[int]] = {}
-    over = queue.SimpleQueue()
+    over: queue.SimpleQueue[tuple[int, FinishReason]] = queue.SimpleQueue()
 
     def listen(emission):
-        ends.setdefault(emission.index, []).extend(emission.tokens)
+        ends.setdefault(emission.sequence_index, []).extend(emission.tokens)
         if emission.finish:
-            over.put((emission.index, emission.finish))
+            over.put((emission.sequence_index, emission.finish))
 
     prompt = [*range(20)]
     engine.submit(make_request("several", prompt, 6, num_return_sequences=3), listen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ class Simulation:
         taking_part = {*step.decoding, *(chunk.sequence for chunk in step.chunks)}
         open_ones = [sequence for sequence in self.submitted if sequence not in self.ended]
         assert not open_ones or open_ones[0] in taking_part, "the oldest makes no progress"
-        results = []
+        results: list[tuple[Sequence, Any]] = []
         if step.decoding:
             results += zip(step.decoding, scheduler.pool.decode(step.decoding), strict=True)
             for sequence in step.decoding:

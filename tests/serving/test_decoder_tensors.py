@@ -180,7 +180,7 @@ def test_a_response_holds_only_what_was_asked_for():
 
 def test_which_of_several_answers_a_response_is_of():
     call = read_call(minimal(num_return_sequences=np.array([[2]], np.int32)), "a")
-    assert write_tensors(call, Emission((8,), index=1), 0.0)["sequence_index"].tolist() == [[1]]
+    assert write_tensors(call, Emission((8,), sequence_index=1), 0.0)["sequence_index"].tolist() == [[1]]
 
 
 @pytest.mark.parametrize("tokens", [(), (1,), (1, 2, 3)])
