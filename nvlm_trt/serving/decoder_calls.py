@@ -1,17 +1,17 @@
 """Requests of the ``tensorrt_llm`` model that are open in the embedded decoder, free of Triton.
 
-A request is answered through its ``Reply``, from the engine's thread. It ends early in two ways: its own client goes
-away, which is looked for every ``poll_s`` seconds because Triton tells nobody, or a second request with the same id and
-``stop`` set arrives, which is the only way to end one that came through an ensemble. A stop is answered with nothing,
-also when there was nothing to end: it may have ended by itself a moment before.
+A request is answered through its ``Reply``, from an ``Outbox``'s thread. It ends early in two ways: its own client goes
+away, which is looked for every ``poll_s`` seconds, a few requests at a time, because Triton tells nobody; or a second
+request with the same id and ``stop`` set arrives, which is the only way to end one that came through an ensemble. A
+stop is answered with nothing, also when there was nothing to end: it may have ended by itself a moment before.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from nvlm_trt.embedded.request import DecoderEngine, Emission, FinishReason
 from nvlm_trt.errors import CancelledError, NvlmError, RequestError, ServerError
 from nvlm_trt.serving.decoder_tensors import DecoderCall, asks_to_stop, read_call, write_tensors
+from nvlm_trt.serving.outbox import Outbox
 
 __all__ = ["DecoderCalls", "Reply"]
 
@@ -38,13 +39,16 @@ class Reply(Protocol):
     def is_cancelled(self) -> bool: ...
 
 
-_NOTHING = Emission(())
+# Each question crosses to the server's process and back, on the engine's cores.
+_ASKED_AT_ONCE = 8
+_BROKEN_OFF = (FinishReason.CANCELLED, FinishReason.ERROR)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Open:
-    """One request in the engine, whose listener it is. ``held`` is what a request that does not stream has so far, of
-    each of its sequences; ``unfinished`` of them still generate.
+    """One request in the engine: its listener, and the outbox's recipient. ``held`` is what a request that does not
+    stream has so far, of each of its sequences; ``unfinished`` of them still generate, ``untold`` have not been sent
+    their end.
     """
 
     client_id: str
@@ -53,33 +57,49 @@ class _Open:
     reply: Reply
     owner: DecoderCalls
     unfinished: int
+    untold: int
+    begun: set[int] = field(default_factory=set)
+    held: dict[int, list[Emission]] = field(default_factory=lambda: defaultdict(list))
     cum_log_probs: dict[int, float] = field(default_factory=lambda: defaultdict(float))
-    held: dict[int, Emission] = field(default_factory=dict)
 
     def __call__(self, emission: Emission) -> None:
+        """From the engine's thread."""
         if not self.unfinished:
             return
-        if emission.finish in (FinishReason.CANCELLED, FinishReason.ERROR):
-            # The end of the whole request: its other sequences have nobody to go to.
-            self.unfinished = 0
-            self.owner.forget(self)
-            self.reply.fail(emission.error or _ended(emission.finish))
-            return
-        if emission.finish is not None:
-            self.unfinished -= 1
+        index, ends = emission.sequence_index, emission.finish is not None
+        if ends:
+            # A request that breaks off does so as a whole: its other sequences have nobody to go to.
+            self.unfinished = 0 if emission.finish in _BROKEN_OFF else self.unfinished - 1
             if not self.unfinished:
                 self.owner.forget(self)
-        index = emission.sequence_index
-        self.cum_log_probs[index] += sum(emission.log_probs)
         if not self.call.streaming:
-            held = self.held.get(index, _NOTHING)
-            emission = emission._replace(
-                tokens=held.tokens + emission.tokens, log_probs=held.log_probs + emission.log_probs
-            )
-            self.held[index] = emission
-        if self.call.streaming or emission.finish is not None:
-            tensors = write_tensors(self.call, emission, self.cum_log_probs[index])
-            self.reply.send(tensors, final=not self.unfinished)
+            self.held[index].append(emission)
+            if not ends:
+                return
+            emission = _together(self.held[index])
+        self.owner.outbox.post(self, emission, urgent=ends or index not in self.begun)
+        self.begun.add(index)
+
+    def deliver(self, emissions: Sequence[Emission]) -> None:
+        """One response a sequence; two where one ends by itself, which postprocessing knows by one without tokens."""
+        news: dict[int, list[Emission]] = defaultdict(list)
+        for emission in emissions:
+            if emission.finish not in _BROKEN_OFF:
+                news[emission.sequence_index].append(emission)
+        for of_sequence in news.values():
+            made = _together(of_sequence)
+            if made.tokens and not of_sequence[-1].tokens and self.call.streaming:
+                self._send(made._replace(finish=None))
+                made = of_sequence[-1]
+            self._send(made)
+        if emissions[-1].finish in _BROKEN_OFF:
+            self.reply.fail(emissions[-1].error or _ended(emissions[-1].finish))
+
+    def _send(self, emission: Emission) -> None:
+        self.untold -= emission.finish is not None
+        self.cum_log_probs[emission.sequence_index] += sum(emission.log_probs)
+        tensors = write_tensors(self.call, emission, self.cum_log_probs[emission.sequence_index])
+        self.reply.send(tensors, final=not self.untold)
 
 
 class DecoderCalls:
@@ -93,9 +113,11 @@ class DecoderCalls:
         self._observe = observe
         self._poll_s = poll_s
         self._open: dict[str, _Open] = {}
+        self._by_client_id: dict[str, _Open] = {}
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._closing = threading.Event()
+        self.outbox = Outbox()
         self._watcher = threading.Thread(target=self._watch, name="decoder-watch", daemon=True)
         self._watcher.start()
 
@@ -112,13 +134,16 @@ class DecoderCalls:
             return
         engine_id = f"{next(self._numbers)}"
         call = read_call(tensors, engine_id)
-        entry = _Open(client_id, engine_id, call, reply, self, call.request.num_return_sequences)
+        count = call.request.num_return_sequences
+        entry = _Open(client_id, engine_id, call, reply, self, unfinished=count, untold=count)
         with self._lock:
-            if client_id and any(other.client_id == client_id for other in self._open.values()):
+            if client_id in self._by_client_id:
                 raise RequestError(
                     "E-PARAM-ID", "The request's id belongs to a request that is still open.", "Give each its own id."
                 )
             self._open[engine_id] = entry
+            if client_id:
+                self._by_client_id[client_id] = entry
         try:
             self._engine.submit(entry.call.request, entry)
         except BaseException:
@@ -127,28 +152,44 @@ class DecoderCalls:
 
     def stop(self, client_id: str) -> None:
         with self._lock:
-            ids = [entry.engine_id for entry in self._open.values() if entry.client_id == client_id]
-        for engine_id in ids:
-            self._engine.cancel(engine_id)
+            entry = self._by_client_id.get(client_id)
+        if entry:
+            self._engine.cancel(entry.engine_id)
 
     def forget(self, entry: _Open) -> None:
         with self._lock:
             self._open.pop(entry.engine_id, None)
+            if self._by_client_id.get(entry.client_id) is entry:
+                del self._by_client_id[entry.client_id]
 
     def close(self, drain_s: float = 0) -> None:
-        """Close the engine, which ends every open request, after ``drain_s`` seconds if need be."""
+        """Close the engine, which ends every open request, after ``drain_s`` seconds if need be; wait until each has
+        been told."""
         self._engine.close(drain_s)
         self._closing.set()
         self._watcher.join()
+        self.outbox.close()
 
     def _watch(self) -> None:
+        unasked: deque[_Open] = deque()
         while not self._closing.wait(self._poll_s):
             with self._lock:
-                entries = list(self._open.values())
-            for entry in entries:
+                unasked = unasked or deque(self._open.values())
+            for _ in range(min(_ASKED_AT_ONCE, len(unasked))):
+                entry = unasked.popleft()
                 if entry.reply.is_cancelled():
                     self._engine.cancel(entry.engine_id)
             self._observe(self._engine.metrics())
+
+
+def _together(emissions: Sequence[Emission]) -> Emission:
+    """All of one sequence in one, which ends as the last does."""
+    if len(emissions) == 1:
+        return emissions[0]
+    return emissions[-1]._replace(
+        tokens=tuple(token for emission in emissions for token in emission.tokens),
+        log_probs=tuple(value for emission in emissions for value in emission.log_probs),
+    )
 
 
 def _ended(finish: FinishReason) -> NvlmError:

@@ -22,6 +22,7 @@ LONG = 4000
 class HeldReply:
     def __init__(self) -> None:
         self.tokens: list[list[int]] = []
+        self.log_probs: list[float] = []
         self.error: NvlmError | None = None
         self.over = threading.Event()
         self.started = threading.Event()
@@ -31,6 +32,7 @@ class HeldReply:
         assert not self.over.is_set()
         self.tokens.append(tensors["output_ids"].ravel().tolist())
         self.last = tensors
+        self.log_probs += tensors["output_log_probs"].ravel().tolist() if "output_log_probs" in tensors else []
         self.started.set()
         if final:
             self.over.set()
@@ -66,12 +68,24 @@ def calls(engine) -> Iterator[DecoderCalls]:
     calls.close()
 
 
-def test_a_stream_gets_its_tokens_one_by_one_the_last_with_the_end(calls):
+def test_a_stream_gets_all_its_tokens_in_order_the_last_with_the_end(calls):
     reply = HeldReply()
-    calls.take("a", tensors(3, 4, streaming=True, return_log_probs=True), reply)
+    calls.take("a", tensors(3, 4, max_tokens=50, streaming=True, return_log_probs=True), reply)
     assert reply.over.wait(5)
-    assert reply.tokens == [[token] for token in expected_tokens([3, 4], 5)]
-    assert reply.last["cum_log_probs"].shape == (1, 1)
+    assert [token for piece in reply.tokens for token in piece] == expected_tokens([3, 4], 50)
+    assert all(reply.tokens)
+    assert reply.last["cum_log_probs"].item() == pytest.approx(sum(reply.log_probs), rel=1e-5)
+
+
+def test_an_end_token_shows_as_a_response_without_tokens_after_all_others(calls):
+    reply = HeldReply()
+    tokens = expected_tokens([3, 4], 50)
+    end = next(token for token in tokens[5:] if token not in tokens[:5])
+    calls.take("a", tensors(3, 4, max_tokens=50, streaming=True, end_id=end), reply)
+    assert reply.over.wait(5)
+    assert reply.tokens[-1] == []
+    assert all(reply.tokens[:-1])
+    assert [token for piece in reply.tokens for token in piece] == tokens[: tokens.index(end)]
 
 
 def test_without_streaming_all_comes_in_one_response(calls):
