@@ -1,0 +1,193 @@
+"""What serving costs: tokens a second through Triton beside the engine alone, on the very same requests.
+
+    python scripts/bench_triton.py DIR [--streams 32] [--max-tokens 64]
+
+DIR is an embedded deployment. Each of the streams asks its own text question again as soon as it is answered. The two
+take turns, the engine in this process, then the whole ensemble over gRPC streaming with the client in this process; all
+on the same cores. Every answer through Triton must be the engine's, or the run ends. Beside the rates stand the
+processor time of each process, in cores, and how many tokens a response carried.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import numpy as np
+
+from calibration.latency import circumstances, quantile, spread
+from nvlm_trt.client import AskOptions, GrpcClient
+from nvlm_trt.deploy.server import TritonServer
+from nvlm_trt.embedded.engine import EmbeddedEngine
+from nvlm_trt.embedded.request import Emission, GenerationRequest
+from nvlm_trt.model.tokenizer import NvlmTokenizer
+from nvlm_trt.pipeline.deployment import open_deployment
+from nvlm_trt.serving.preprocess import Prepared, Preprocessor
+
+_WORDS = ["red", "green", "blue", "table", "chair", "window", "paper", "stone", "water", "light"]
+_MODELS = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
+_MOST_STREAMS, _MOST_POSITIONS = 32, 1024
+
+
+@dataclass(slots=True)
+class Round:
+    """One closed loop: ``answers`` are the distinct tokens or texts each stream got."""
+
+    answers: list[set[object]]
+    tokens: int = 0
+    responses: int = 0
+    seconds: float = 0.0
+    first_s: list[float] = field(default_factory=list)
+    cores: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rate(self) -> float:
+        return self.tokens / self.seconds
+
+
+def ask_engine(engine: EmbeddedEngine, prompts: Sequence[Prepared], turns: int) -> Round:
+    result, done = Round([set() for _ in prompts]), threading.Event()
+    open_ones = len(prompts)
+
+    def start(stream: int, turn: int) -> None:
+        prompt, tokens = prompts[stream], list[int]()
+
+        def listen(emission: Emission) -> None:
+            nonlocal open_ones
+            tokens.extend(emission.tokens)
+            if emission.finish is None:
+                return
+            result.tokens += len(tokens)
+            result.answers[stream].add(tuple(tokens))
+            if turn + 1 < turns:
+                start(stream, turn + 1)
+                return
+            open_ones -= 1
+            if not open_ones:
+                done.set()
+
+        end_id = prompt.end_id if prompt.end_id >= 0 else None
+        request = GenerationRequest(f"{stream}-{turn}", prompt.input_ids, prompt.max_tokens, end_id=end_id)
+        engine.submit(request, listen)
+
+    began = time.perf_counter()
+    for stream in range(len(prompts)):
+        start(stream, 0)
+    done.wait()
+    result.seconds = time.perf_counter() - began
+    return result
+
+
+def ask_triton(client: GrpcClient, questions: Sequence[str], max_tokens: int, turns: int) -> Round:
+    result, lock, options = Round([set() for _ in questions]), threading.Lock(), AskOptions(max_tokens=max_tokens)
+    faults: list[BaseException] = []
+
+    def one_stream(stream: int) -> None:
+        try:
+            for _ in range(turns):
+                with client.stream(questions[stream], (), options) as chunks:
+                    responses = sum(1 for _ in chunks)
+                    answer = chunks.finish()
+                with lock:
+                    result.tokens += answer.output_tokens
+                    result.responses += responses
+                    result.first_s.append(answer.time_to_first_token_s)
+                    result.answers[stream].add(answer.text)
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=one_stream, args=(stream,)) for stream in range(len(questions))]
+    before, began = _processor_s(), time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    result.seconds = time.perf_counter() - began
+    if faults:
+        raise faults[0]
+    result.cores = Counter({name: (used - before[name]) / result.seconds for name, used in _processor_s().items()})
+    return result
+
+
+def _processor_s() -> Counter[str]:
+    """Processor seconds so far of this process and of all below it, by what they are."""
+    used, ticks = Counter({"client": time.process_time()}), os.sysconf("SC_CLK_TCK")
+    below = {os.getpid()}
+    for folder in sorted((path for path in Path("/proc").iterdir() if path.name.isdigit()), key=lambda p: int(p.name)):
+        try:
+            facts = (folder / "stat").read_text().rpartition(")")[2].split()
+            command = (folder / "cmdline").read_text()
+        except OSError:
+            continue
+        if int(facts[1]) in below:
+            below.add(int(folder.name))
+            name = next((model for model in _MODELS if model in command), "server")
+            used[name] += (int(facts[11]) + int(facts[12])) / ticks
+    return used
+
+
+@click.command(help=__doc__)
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--streams", type=click.IntRange(1, _MOST_STREAMS), default=32, show_default=True)
+@click.option("--turns", type=click.IntRange(1), default=6, show_default=True, help="Questions of each stream.")
+@click.option("--max-tokens", type=click.IntRange(2), default=64, show_default=True)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+def main(folder: Path, streams: int, turns: int, max_tokens: int, repeats: int) -> None:
+    deployment = open_deployment(folder)
+    click.echo("\n".join(f"{key:16} {value}" for key, value in circumstances().items()))
+    questions = [" ".join(_WORDS[(stream * 7 + word * 3) % 10] for word in range(20)) for stream in range(streams)]
+    model = deployment.folder / "model"
+    tokenizer = NvlmTokenizer.from_folder(model)
+    preprocessor = Preprocessor.from_folder(model, max_images=1, max_seq_len=_MOST_POSITIONS)
+    prompts = [
+        preprocessor.prepare_client(
+            {"text_input": np.array([question.encode()], np.object_), "max_tokens": np.array([max_tokens], np.int32)}
+        )
+        for question in questions
+    ]
+    engine = EmbeddedEngine(
+        deployment.folder / "decoder" / "checkpoint",
+        max_batch_size=_MOST_STREAMS,
+        max_seq_len=_MOST_POSITIONS,
+        max_num_tokens=2048,
+    )
+    pairs = []
+    with TritonServer(deployment.folder, deployment.checkpoint) as server, GrpcClient(server.grpc_url) as client:
+        ask_triton(client, questions[:1], max_tokens, 1)
+        for _ in range(repeats):
+            pair = ask_engine(engine, prompts, turns), ask_triton(client, questions, max_tokens, turns)
+            wanted = [
+                {tokenizer.decode_bytes(ids).decode("utf-8", "replace") for ids in got} for got in pair[0].answers
+            ]
+            # A character that max_tokens cut is shown by neither.
+            if [{text.rstrip("\ufffd") for text in got} for got in pair[1].answers] != [
+                {text.rstrip("\ufffd") for text in got} for got in wanted
+            ]:
+                raise click.ClickException("an answer through Triton is not the engine's: no figures")
+            pairs.append(pair)
+    engine.close()
+    click.echo(f"{streams} streams, {len(prompts[0].input_ids)} prompt tokens, {max_tokens} new, all answers equal")
+    rows = {
+        "engine tokens/s": [alone.rate for alone, _ in pairs],
+        "triton tokens/s": [served.rate for _, served in pairs],
+        "triton / engine": [served.rate / alone.rate for alone, served in pairs],
+        "tokens a response": [served.tokens / served.responses for _, served in pairs],
+        "first token p50 ms": [1e3 * quantile(served.first_s, 0.5) for _, served in pairs],
+    }
+    for name, values in rows.items():
+        least, middle, most = spread(values)
+        click.echo(f"{name:20} {middle:.4g} ({least:.4g}-{most:.4g})")
+    for name in ("client", "server", *_MODELS):
+        cores = statistics.median(served.cores[name] for _, served in pairs)
+        click.echo(f"{name + ', cores':20} {cores:.3f}")
+
+
+if __name__ == "__main__":
+    main()
