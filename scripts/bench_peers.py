@@ -67,12 +67,13 @@ class Engine:
         return self._read()
 
     def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        with self._process as process:  # closes its pipes and waits
+            assert process.stdin
+            process.stdin.close()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout
