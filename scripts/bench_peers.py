@@ -99,7 +99,7 @@ def peers_python(cache: Path) -> Path:
     if not done.is_file() or json.loads(done.read_text()) != list(PEERS):
         click.echo(f"installing {', '.join(PEERS)} into {home} (minutes, once)", err=True)
         venv.create(home, clear=True, with_pip=True)
-        pip = [home / "bin" / "python", "-m", "pip"]
+        pip = [str(home / "bin" / "python"), "-m", "pip"]
         subprocess.run([*pip, "install", "-q", *PEERS], check=True)
         subprocess.run([*pip, "uninstall", "-q", "-y", *_UNFIT], check=True)
         done.write_text(json.dumps(PEERS))
@@ -111,7 +111,18 @@ def make_checkpoints(cache: Path, preset: str) -> tuple[Path, Path]:
     source, built, plain = (cache / f"{preset}-{kind}" for kind in ("model", "deployment", "plain"))
     if not (source / "config.json").is_file():
         write_checkpoint(source, SIZES[preset], 0, 5)
-    command = [sys.executable, "-m", "nvlm_trt", "build", source, "--recipe", "embedded", "-o", built, "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "nvlm_trt",
+        "build",
+        str(source),
+        "--recipe",
+        "embedded",
+        "-o",
+        str(built),
+        "--quiet",
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     if not (plain / "config.json").is_file():
         write_plain_checkpoint(DecoderCheckpoint(built / "decoder" / "checkpoint"), plain)

@@ -14,10 +14,11 @@ import os
 import statistics
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -40,12 +41,12 @@ _MOST_STREAMS, _MOST_POSITIONS = 32, 1024
 class Round:
     """One closed loop: ``answers`` are the distinct tokens or texts each stream got."""
 
-    answers: list[set[object]]
+    answers: list[set[Any]]
     tokens: int = 0
     responses: int = 0
     seconds: float = 0.0
     first_s: list[float] = field(default_factory=list)
-    cores: Counter[str] = field(default_factory=Counter)
+    cores: dict[str, float] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -112,13 +113,13 @@ def ask_triton(client: GrpcClient, questions: Sequence[str], max_tokens: int, tu
     result.seconds = time.perf_counter() - began
     if faults:
         raise faults[0]
-    result.cores = Counter({name: (used - before[name]) / result.seconds for name, used in _processor_s().items()})
+    result.cores = {name: (used - before[name]) / result.seconds for name, used in _processor_s().items()}
     return result
 
 
-def _processor_s() -> Counter[str]:
+def _processor_s() -> dict[str, float]:
     """Processor seconds so far of this process and of all below it, by what they are."""
-    used, ticks = Counter({"client": time.process_time()}), os.sysconf("SC_CLK_TCK")
+    used, ticks = defaultdict(float, client=time.process_time()), os.sysconf("SC_CLK_TCK")
     below = {os.getpid()}
     for folder in sorted((path for path in Path("/proc").iterdir() if path.name.isdigit()), key=lambda p: int(p.name)):
         try:

@@ -66,7 +66,7 @@ def vllm(folder: str, options: dict[str, Any]) -> Generate:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
-    from vllm import LLM, SamplingParams
+    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
 
     engine = LLM(
         model=folder,
@@ -129,16 +129,26 @@ def transformers(folder: str, options: dict[str, Any]) -> Generate:
     return generate
 
 
+def _request(line: str) -> tuple[list[list[int]], int]:
+    request = json.loads(line)
+    return request["prompts"], request["new_tokens"]
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     name, folder, options = sys.argv[1:]
     started = time.perf_counter()
-    generate = {"ours": ours, "vllm": vllm, "transformers": transformers}[name](folder, json.loads(options))
+    engines: dict[str, Callable[[str, dict[str, Any]], Generate]] = {
+        "ours": ours,
+        "vllm": vllm,
+        "transformers": transformers,
+    }
+    generate = engines[name](folder, json.loads(options))
     print(json.dumps({"start_s": time.perf_counter() - started}), file=answers)
     for line in sys.stdin:
         started = time.perf_counter()
-        tokens, first_s = generate(**json.loads(line))
+        tokens, first_s = generate(*_request(line))
         ended = time.perf_counter()
         figures = {
             "tokens": tokens,
