@@ -26,9 +26,9 @@ from nvlm_trt.model.tiling import cut_tiles
 from nvlm_trt.resources import resource_folder
 from nvlm_trt.vision.artefact import PLAN_FILE, read_graph
 from nvlm_trt.vision.export import export_vision
-from nvlm_trt.vision.fp8 import PROJECTOR
 from nvlm_trt.vision.fp8_calibration import VisionCalibration, calibrate_vision, calibration_tiles
 from nvlm_trt.vision.graph import INPUT, OUTPUT
+from nvlm_trt.vision.linears import PROJECTOR
 from nvlm_trt.vision.onnxruntime_engine import add_weights
 from nvlm_trt.vision.registry import build_engine
 from nvlm_trt.vision.weights import map_weights

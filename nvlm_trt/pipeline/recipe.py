@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from nvlm_trt.plan.gpu import GPUS, GpuModel
-from nvlm_trt.vision.fp8 import PROJECTOR
+from nvlm_trt.vision.linears import PROJECTOR
 
 __all__ = [
     "CalibrationRecipe",

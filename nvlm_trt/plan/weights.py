@@ -10,7 +10,7 @@ from nvlm_trt.decoder.linear_groups import select_groups
 from nvlm_trt.decoder.trtllm_format import Kind, Mapping, Precision, tensor_rules
 from nvlm_trt.model.config import NvlmConfig, VisionConfig
 from nvlm_trt.pipeline.recipe import DecoderRecipe, VisionRecipe
-from nvlm_trt.vision.fp8 import linear_shapes, select_linears
+from nvlm_trt.vision.linears import linear_shapes, select_linears
 
 __all__ = ["RankWeights", "decoder_weights", "vision_fp8_elements", "vision_parameters", "vision_weight_bytes"]
 

@@ -27,9 +27,10 @@ from nvlm_trt.checkpoint.safetensors_writer import TensorSpec, write_safetensors
 from nvlm_trt.errors import UsageError
 from nvlm_trt.vision.artefact import GRAPH_FILE, INDEX_FILE, SIDE_FILE, set_checkpoint_fingerprint, write_artefact
 from nvlm_trt.vision.dtype import SAFETENSORS_DTYPE, GraphDtype
-from nvlm_trt.vision.fp8 import PROJECTOR, LinearScales, scale_in, select_linears
+from nvlm_trt.vision.fp8 import LinearScales, scale_in
 from nvlm_trt.vision.fp8_calibration import VisionCalibration
 from nvlm_trt.vision.graph import parameters, vision_graph
+from nvlm_trt.vision.linears import PROJECTOR, select_linears
 from nvlm_trt.vision.side_tensors import SideTensors
 
 __all__ = ["VisionExport", "export_vision"]

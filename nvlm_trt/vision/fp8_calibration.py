@@ -28,8 +28,8 @@ from nvlm_trt.model.tiling import cut_tiles
 from nvlm_trt.vision.dtype import SAFETENSORS_DTYPE, GraphDtype
 from nvlm_trt.vision.dummy_heads import strip_dummy_heads
 from nvlm_trt.vision.engine import check_tiles
-from nvlm_trt.vision.fp8 import linears
 from nvlm_trt.vision.graph import parameters, vision_graph
+from nvlm_trt.vision.linears import linears
 from nvlm_trt.vision.onnxruntime_engine import open_session
 from nvlm_trt.vision.stages import cut_stages
 

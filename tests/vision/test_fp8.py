@@ -13,8 +13,9 @@ from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.decoder import fp8
 from nvlm_trt.errors import UsageError
 from nvlm_trt.vision.dtype import NUMPY_DTYPE, ONNX_DTYPE, GraphDtype
-from nvlm_trt.vision.fp8 import LinearScales, linears, scale_in, select_linears
+from nvlm_trt.vision.fp8 import LinearScales, scale_in
 from nvlm_trt.vision.graph import parameters, vision_graph
+from nvlm_trt.vision.linears import linears, select_linears
 from tests.vision.test_graph import FULL, OPERATORS, value_shapes
 
 SCALES = LinearScales(input=0.5, weight=0.25)

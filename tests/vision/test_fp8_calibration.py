@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.errors import ArtefactError, CheckpointError, RequestError, UsageError
 from nvlm_trt.reference.vision import VisionReference
-from nvlm_trt.vision.fp8 import linears
 from nvlm_trt.vision.fp8_calibration import VisionCalibration, calibrate_vision, calibration_tiles
+from nvlm_trt.vision.linears import linears
 from tests.vision.altered import AlteredCheckpoint
 
 FC2 = "vision_model.encoder.layers.1.mlp.fc2"

@@ -25,8 +25,8 @@ from nvlm_trt.vision.artefact import GraphInfo, read_graph
 from nvlm_trt.vision.dtype import ONNX_DTYPE, GraphDtype
 from nvlm_trt.vision.dummy_heads import strip_dummy_heads
 from nvlm_trt.vision.export import export_vision
-from nvlm_trt.vision.fp8 import linears
 from nvlm_trt.vision.fp8_calibration import VisionCalibration
+from nvlm_trt.vision.linears import linears
 from nvlm_trt.vision.onnxruntime_engine import OnnxRuntimeEngine
 from nvlm_trt.vision.registry import build_engine
 from tests.vision.altered import AlteredCheckpoint
