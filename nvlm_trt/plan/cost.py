@@ -40,7 +40,7 @@ class Rates:
     read_bytes_s: float = 0.85e9
     write_bytes_s: float = 0.7e9
     convert_bytes_s: float = 0.96e9
-    calibrate_cpu_flops: float = 4e10
+    calibrate_cpu_flops: float = 1.2e11
     calibrate_cuda_flops: float = 2e13
     vision_build_bytes_s: float = 1.9e8
 
@@ -53,7 +53,7 @@ RATE_ORIGINS: Mapping[str, str] = MappingProxyType(
         "read_bytes_s": "reading and hashing a checkpoint's files, cold, one NVMe disk",
         "write_bytes_s": "writing and syncing large files beside reads, the same disk",
         "convert_bytes_s": "converting to FP8, bytes of input, 2 CPU cores: four layers of the release",
-        "calibrate_cpu_flops": "float32 arithmetic a second of layer streaming, 2 busy CPU cores; of the pictures too",
+        "calibrate_cpu_flops": "float32 arithmetic a second of layer streaming, 2 free CPU cores with AVX-512; of the pictures too",
         "calibrate_cuda_flops": "the same on a CUDA device: not measured, a third of Hopper's float32 peak",
         "vision_build_bytes_s": "a TensorRT-RTX plan of the release's vision graph: 12.3 GB in 64 s, 2 CPU cores",
     }
@@ -97,11 +97,14 @@ def build_costs(config: NvlmConfig, recipe: Recipe, samples: CalibrationSize, ra
         memory, seconds = int(_BUILDER_FACTOR * plan_bytes), plan_bytes / rates.vision_build_bytes_s
         costs.append(StepCost("vision.engine", plan_bytes, plan_bytes, memory, seconds))
     costs += _sampled(config, recipe, decoder_bytes, samples, rates)
-    memory, seconds = _STREAMING_BYTES + largest, decoder_bytes / rates.convert_bytes_s
+    # What was written is read again, for its hash in the manifest.
+    memory = _STREAMING_BYTES + largest
+    seconds = decoder_bytes / rates.convert_bytes_s + engine_bytes / rates.read_bytes_s
     if recipe.decoder.unified_checkpoint:
         # The rest of the model goes along as it is, but for fp32 that is bf16 in truth.
         unified = ITEM_BYTES[config.dtype] * sum(spec.num_elements for spec in vision) + engine_bytes
-        costs.append(StepCost("decoder.unified", total_bytes, unified, memory, total_bytes / rates.convert_bytes_s))
+        written_s = total_bytes / rates.convert_bytes_s + unified / rates.read_bytes_s
+        costs.append(StepCost("decoder.unified", total_bytes, unified, memory, written_s))
     costs.append(StepCost("decoder.checkpoint", decoder_bytes, engine_bytes, memory, seconds))
     if recipe.production:
         memory = _ENGINE_HOST_FACTOR * engine_bytes
