@@ -53,7 +53,7 @@ RATE_ORIGINS: Mapping[str, str] = MappingProxyType(
         "read_bytes_s": "reading and hashing a checkpoint's files, cold, one NVMe disk",
         "write_bytes_s": "writing and syncing large files beside reads, the same disk",
         "convert_bytes_s": "converting to FP8, bytes of input, 2 CPU cores: four layers of the release",
-        "calibrate_cpu_flops": "float32 arithmetic a second of layer streaming, 2 free CPU cores with AVX-512; of the pictures too",
+        "calibrate_cpu_flops": "float32 arithmetic a second of layer streaming and pictures, 2 free AVX-512 cores",
         "calibrate_cuda_flops": "the same on a CUDA device: not measured, a third of Hopper's float32 peak",
         "vision_build_bytes_s": "a TensorRT-RTX plan of the release's vision graph: 12.3 GB in 64 s, 2 CPU cores",
     }

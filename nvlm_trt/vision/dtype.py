@@ -8,17 +8,13 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 __all__ = ["NUMPY_DTYPE", "ONNX_DTYPE", "SAFETENSORS_DTYPE", "GraphDtype", "convert", "is_finite"]
 
 GraphDtype = Literal["bfloat16", "float16", "float32"]
 
-ONNX_DTYPE: dict[GraphDtype, int] = {
-    "bfloat16": TensorProto.BFLOAT16,
-    "float16": TensorProto.FLOAT16,
-    "float32": TensorProto.FLOAT,
-}
+# TensorProto.DataType's numbers, fixed by the format; importing onnx for them would make every plan pay for it.
+ONNX_DTYPE: dict[GraphDtype, int] = {"bfloat16": 16, "float16": 10, "float32": 1}
 NUMPY_DTYPE: dict[GraphDtype, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),

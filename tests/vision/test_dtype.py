@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from onnx import TensorProto
 
-from nvlm_trt.vision.dtype import NUMPY_DTYPE, GraphDtype, convert, is_finite
+from nvlm_trt.vision.dtype import NUMPY_DTYPE, ONNX_DTYPE, GraphDtype, convert, is_finite
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 shapes = hnp.array_shapes(min_dims=1, max_dims=2, max_side=9)
@@ -48,3 +49,11 @@ def test_one_bad_value_is_seen(dtype: GraphDtype, bad: float):
     assert is_finite(array)
     array[57] = bad
     assert not is_finite(array)
+
+
+def test_the_numbers_are_those_of_the_format() -> None:
+    assert ONNX_DTYPE == {
+        "bfloat16": TensorProto.BFLOAT16,
+        "float16": TensorProto.FLOAT16,
+        "float32": TensorProto.FLOAT,
+    }
