@@ -13,17 +13,13 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from nvlm_trt.embedded.generation import Generation
 from nvlm_trt.embedded.pool import Pool
 from nvlm_trt.embedded.prefix import prefix_keys, reusable_blocks
 from nvlm_trt.embedded.request import Emission, FinishReason, GenerationRequest, Listener
-from nvlm_trt.embedded.sampler import sample
-from nvlm_trt.embedded.scheduler import Limits, Scheduler, Step
+from nvlm_trt.embedded.scheduler import Limits, Scheduler
 from nvlm_trt.embedded.sequence import Sequence, check_request
 from nvlm_trt.errors import ArtefactError, CancelledError
 
@@ -40,14 +36,14 @@ class InFlightEngine:
     def __init__(self, pool: Pool, limits: Limits, max_seq_len: int, reuse_prefixes: bool = True) -> None:
         self._pool, self._reuse_prefixes = pool, reuse_prefixes
         self._max_seq_len = min(max_seq_len, pool.capacity)
-        self._scheduler = Scheduler(limits, pool)
+        self._scheduler, self._generation = Scheduler(limits, pool), Generation(pool)
         self._changed = threading.Condition()
         self._refusing = self._closing = False
         self._cancelling = False
         self._untold: deque[tuple[Sequence, Emission]] = deque()
         self._fault: ArtefactError | None = None
         self._counts: Counter[str] = Counter()
-        self._model_s = self._step_s = 0.0
+        self._step_s = 0.0
         self._thread = threading.Thread(target=self._run, name="nvlm-decoder", daemon=True)
         self._thread.start()
 
@@ -95,7 +91,7 @@ class InFlightEngine:
                 **totals,
                 "hit_rate": totals["reused_tokens"] / max(1, totals["prompt_tokens"]),
                 "step_s": self._step_s,
-                "model_s": self._model_s,
+                "model_s": self._generation.model_s,
             }
 
     def close(self, drain_s: float = 0) -> None:
@@ -151,31 +147,12 @@ class InFlightEngine:
                 self._settle([(sequence, _CANCELLED) for sequence in gone])
             step = self._scheduler.plan()
         self._tell()
-        emissions = self._generate(step)
+        emissions = self._generation.run(step)
         with self._changed:
             self._settle(emissions)
             self._counts["steps"] += step.num_rows > 0
             self._counts["generated_tokens"] += sum(len(emission.tokens) for _, emission in emissions)
         self._tell()
-
-    def _generate(self, step: Step) -> list[tuple[Sequence, Emission]]:
-        emissions: list[tuple[Sequence, Emission]] = []
-        if step.decoding:
-            logits = self._timed(self._pool.decode, step.decoding)
-            for sequence in step.decoding:
-                sequence.cached += 1
-            emissions += _sampled(logits, step.decoding)
-        for chunk in step.chunks:
-            row = self._timed(self._pool.prefill, chunk.sequence, chunk.start, chunk.stop)
-            if chunk.last:
-                emissions += _sampled(row[np.newaxis], [chunk.sequence])
-        return emissions
-
-    def _timed(self, call: Callable[..., NDArray[np.float32]], *args: Any) -> NDArray[np.float32]:
-        started = time.perf_counter()
-        logits = call(*args)
-        self._model_s += time.perf_counter() - started
-        return logits
 
     def _settle(self, emissions: list[tuple[Sequence, Emission]]) -> None:
         """Free the memory of those that end. What has to be told is kept first, should this fail."""
@@ -194,21 +171,6 @@ class InFlightEngine:
                 _log.exception("The listener of request %s failed.", sequence.request.request_id)
                 sequence.listener = _nothing
                 sequence.cancelled = self._cancelling = True
-
-
-def _sampled(logits: NDArray[np.float32], sequences: list[Sequence]) -> list[tuple[Sequence, Emission]]:
-    """A new token for each, but for those whose old ones are still on their way back into the pool."""
-    fresh = [index for index, sequence in enumerate(sequences) if sequence.cached == sequence.length]
-    if len(fresh) < len(sequences):
-        logits, sequences = logits[fresh], [sequences[index] for index in fresh]
-    return [
-        (sequence, _emission(token, log_prob, sequence.accept(token)))
-        for sequence, token, log_prob in zip(sequences, *sample(logits, sequences), strict=True)
-    ]
-
-
-def _emission(token: int, log_prob: tuple[float, ...], finish: FinishReason | None) -> Emission:
-    return Emission((), finish=finish) if finish is FinishReason.END_ID else Emission((token,), log_prob, finish)
 
 
 def _nothing(*_: object) -> None:
