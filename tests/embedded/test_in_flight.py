@@ -393,6 +393,17 @@ def test_several_answers_to_one_prompt_share_it_and_each_tells_its_number(start)
     assert {over.get(timeout=PATIENCE_S)[0] for _ in range(3)} == {0, 1, 2}
 
 
+def test_who_was_thrown_out_says_nothing_twice(start):
+    engine = start(SimulatedBlockRunner(10, 4))
+    listeners = [submit(engine, str(first), [first] * 6, 25) for first in range(4)]
+    for first, listener in enumerate(listeners):
+        assert listener.wait().finish is FinishReason.LENGTH
+        assert listener.tokens == expected_tokens([first] * 6, 25)
+    metrics = engine.metrics()
+    assert metrics["preemptions"] > 0
+    assert metrics["generated_tokens"] == 100
+
+
 def test_what_can_never_fit_the_pool_is_refused_at_once_and_what_just_fits_is_answered(start):
     engine = start(SimulatedBlockRunner(5, 4))
     with pytest.raises(RequestError) as caught:

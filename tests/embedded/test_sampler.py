@@ -81,6 +81,21 @@ def test_penalties_count_prompt_and_answer():
     assert token([0, 2.0, 0, 1.5], frequency_penalty=0.2) == 1
 
 
+def test_a_bias_is_added_before_the_temperature():
+    bias = np.array([0, 0, 2], np.float32)
+    assert one([0, 3, 2], make_sequence(embedding_bias=bias))[0] == 2
+    cooler = make_sequence(embedding_bias=bias, sampling=Sampling(temperature=0.5), return_log_probs=True)
+    assert one([0, 3, 2], cooler)[1] == (pytest.approx(-math.log(1 + math.exp(-8) + math.exp(-2)), abs=1e-6),)
+
+
+def test_every_answer_of_several_draws_as_under_its_own_seed():
+    logits = np.zeros((1, 1000), np.float32)
+    request = make_sequence(sampling=Sampling(top_k=0, seed=5), num_return_sequences=3).request
+    drawn = [sample(logits, [Sequence(request, lambda emission: None, index=index)])[0][0] for index in range(3)]
+    assert drawn == [one(logits[0], make_sequence(sampling=Sampling(top_k=0, seed=5 + n)))[0] for n in range(3)]
+    assert len({*drawn}) == 3
+
+
 def test_bad_words_are_ruled_out_at_their_last_token():
     assert one([0, 3, 2], make_sequence(bad_words=((1,),)))[0] == 2
     assert one([0, 3, 2], make_sequence(tokens=[5, 6], bad_words=((5, 6, 1),)))[0] == 2
