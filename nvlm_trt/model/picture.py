@@ -34,7 +34,14 @@ from nvlm_trt.errors import RequestError
 from nvlm_trt.model.jpeg import JpegDecoder
 from nvlm_trt.model.pixels import Pixels, to_image
 
-__all__ = ["PictureLimits", "decode_picture", "decode_pixels", "read_data_uri"]
+__all__ = [
+    "PictureLimits",
+    "decode_picture",
+    "decode_pixels",
+    "read_data_uri",
+    "recognise_picture",
+    "too_many_bytes",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +96,8 @@ def decode_pixels(
     E-IMAGE-DEPTH (32-bit greys).
     """
     if len(data) > limits.max_bytes:
-        raise _too_many_bytes(name, len(data), limits)
-    kind, plugin = _recognise(data, name)
+        raise too_many_bytes(name, len(data), limits)
+    kind, plugin = recognise_picture(data, name)
     try:
         # Anything may come out of a parser that is fed hostile bytes; whatever it is, this picture cannot be read.
         image = plugin(BytesIO(data))
@@ -131,7 +138,7 @@ def read_data_uri(text: bytes | str, limits: PictureLimits = _DEFAULT_LIMITS, na
         )
     payload = raw[comma + 1 :].translate(None, b" \t\r\n\f")
     if len(payload) * 3 // 4 > limits.max_bytes + 2:
-        raise _too_many_bytes(name, len(payload) * 3 // 4, limits)
+        raise too_many_bytes(name, len(payload) * 3 // 4, limits)
     try:
         return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError):
@@ -142,7 +149,8 @@ def read_data_uri(text: bytes | str, limits: PictureLimits = _DEFAULT_LIMITS, na
         ) from None
 
 
-def _recognise(data: bytes, name: str) -> tuple[str, Callable[[BytesIO], ImageFile]]:
+def recognise_picture(data: bytes, name: str = "The picture") -> tuple[str, Callable[[BytesIO], ImageFile]]:
+    """Kind and decoder, told from the first bytes. Raises ``RequestError`` E-IMAGE-FORMAT."""
     for signature, kind, plugin in _SIGNATURES:
         if signature.match(data):
             return kind, plugin
@@ -192,7 +200,8 @@ def _smaller(limits: PictureLimits) -> str:
     )
 
 
-def _too_many_bytes(name: str, seen: int, limits: PictureLimits) -> RequestError:
+def too_many_bytes(name: str, seen: int, limits: PictureLimits) -> RequestError:
+    """The error E-IMAGE-BYTES."""
     return RequestError(
         "E-IMAGE-BYTES",
         f"{name} is a file of {seen:,} bytes; at most {limits.max_bytes:,} are read.",

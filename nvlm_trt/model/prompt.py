@@ -10,6 +10,8 @@ Two training codes made NVLM-D, and their prompts differ in two places:
               block in place, so ``<Image>`` and the tile tag after it merge (``><`` is one token).
     megatron  a newline after ``<|im_end|>``. Tags are tokenised on their own and spliced in, so nothing merges.
 
+A conversation is rendered turn after turn in the same way; its pictures are parts of their turn, not marks in its text.
+
 An image of n tiles becomes ``<Image>``, then for each tile its tag and its rows, then ``</Image>``. Tags are
 ``<tile_1>`` to ``<tile_{n-1}>`` and ``<tile_global_thumbnail>`` for the last, which also names an image's only tile.
 They are ordinary text to the tokenizer.
@@ -20,15 +22,17 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nvlm_trt.errors import RequestError
-from nvlm_trt.model.tokenizer import NvlmTokenizer
 
-__all__ = ["DEFAULT_SYSTEM", "IMAGE_MARK", "Prompt", "PromptStyle", "build_prompt", "tile_tags"]
+if TYPE_CHECKING:
+    from nvlm_trt.model.tokenizer import NvlmTokenizer
+
+__all__ = ["DEFAULT_SYSTEM", "IMAGE_MARK", "PICTURE", "Prompt", "PromptStyle", "Turn", "build_prompt", "tile_tags"]
 
 IMAGE_MARK = "<image>"
 DEFAULT_SYSTEM = "Answer the questions."
@@ -56,10 +60,20 @@ class Prompt:
         return int(np.count_nonzero(self.image_of_position >= 0))
 
 
+class _Picture(enum.Enum):
+    PICTURE = "where the next picture stands"
+
+
+PICTURE = _Picture.PICTURE
+"""The part of a turn that stands for a picture: pictures are given in the order of these."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class Turn:
+    """``parts`` follow each other without a break: a line end between text and picture is the caller's to put."""
+
     role: Literal["system", "user", "assistant"]
-    text: str
+    parts: tuple[str | _Picture, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +91,7 @@ _Piece = str | _Control | _Rows
 
 
 def build_prompt(
-    question: str,
+    question: str | Sequence[Turn],
     tiles_per_image: Sequence[int],
     *,
     tokenizer: NvlmTokenizer,
@@ -86,18 +100,20 @@ def build_prompt(
     tokens_per_tile: int,
     vocab_size: int,
 ) -> Prompt:
-    """One user turn and the opening of the answer.
+    """The turns so far and the opening of the answer.
 
-    ``question`` marks its pictures with ``<image>``, left to right; without a mark they all go in front, each on its
-    own line. ``tiles_per_image`` counts thumbnails. No ``system`` text (None or empty) means no system turn.
+    A ``question`` that is a text is one user turn. It marks its pictures with ``<image>``, left to right; without a
+    mark they all go in front, each on its own line. A conversation's turns hold ``PICTURE`` where their pictures stand,
+    one for each entry of ``tiles_per_image``, and ``<image>`` in them is text. ``tiles_per_image`` counts thumbnails.
+    ``system`` is used where no turn of that role is given; none (None or empty) means no system turn.
 
     Raises ``RequestError``: E-PROMPT-EMPTY, E-PROMPT-IMAGES (as many marks as pictures are wanted).
     """
-    question = _with_marks(question, len(tiles_per_image))
-    turns = [_Turn("user", question)]
-    if system:
-        turns.insert(0, _Turn("system", system))
-    pieces = list(_render(turns, tiles_per_image, style, tokens_per_tile))
+    turns = [_marked_turn(question, len(tiles_per_image))] if isinstance(question, str) else list(question)
+    if system and turns[0].role != "system":
+        turns.insert(0, Turn("system", (system,)))
+    shown = [turn for turn in turns if turn.role != "system" or turn.parts != ("",)]
+    pieces = list(_render(shown, tiles_per_image, style, tokens_per_tile))
     if style is PromptStyle.HF:
         pieces = _joined(pieces)
     return _tokenised(pieces, tokenizer, vocab_size)
@@ -105,6 +121,11 @@ def build_prompt(
 
 def tile_tags(num_tiles: int) -> list[str]:
     return [f"<tile_{number}>" for number in range(1, num_tiles)] + ["<tile_global_thumbnail>"]
+
+
+def _marked_turn(question: str, num_images: int) -> Turn:
+    first, *others = _with_marks(question, num_images).split(IMAGE_MARK)
+    return Turn("user", (first, *(part for text in others for part in (PICTURE, text))))
 
 
 def _with_marks(question: str, num_images: int) -> str:
@@ -123,22 +144,24 @@ def _with_marks(question: str, num_images: int) -> str:
 
 
 def _render(
-    turns: Sequence[_Turn], tiles_per_image: Sequence[int], style: PromptStyle, tokens_per_tile: int
+    turns: Sequence[Turn], tiles_per_image: Sequence[int], style: PromptStyle, tokens_per_tile: int
 ) -> Iterator[_Piece]:
-    """Turns with their images in place. Only a user's text has image marks; numbering runs on over all turns."""
+    """Turns with their images in place; numbering runs on over all turns."""
     after_turn = "\n" if style is PromptStyle.MEGATRON else ""
     images = iter(enumerate(tiles_per_image))
     for turn in turns:
-        text, *others = turn.text.split(IMAGE_MARK) if turn.role == "user" else [turn.text]
-        text = f"{turn.role}\n{text}"
         yield _Control(_TURN_START)
-        for after in others:
+        text = f"{turn.role}\n"
+        for part in turn.parts:
+            if isinstance(part, str):
+                text += part
+                continue
             image, num_tiles = next(images)
             yield f"{text}<Image>"
             for tag in tile_tags(num_tiles):
                 yield tag
                 yield _Rows(image, tokens_per_tile)
-            text = f"</Image>{after}"
+            text = "</Image>"
         yield text
         yield _Control(_TURN_END)
         yield after_turn

@@ -19,8 +19,17 @@ import numpy as np
 from nvlm_trt.embedded.request import Sampling
 from nvlm_trt.errors import RequestError
 from nvlm_trt.model.picture import PictureLimits, read_data_uri
+from nvlm_trt.serving.conversation import Conversation, read_conversation
 
-__all__ = ["SUPPORTED", "UNSUPPORTED", "RequestFields", "check_image_count", "read_text", "refuse_unsupported"]
+__all__ = [
+    "SUPPORTED",
+    "UNSUPPORTED",
+    "RequestFields",
+    "check_image_count",
+    "read_text",
+    "read_words",
+    "refuse_unsupported",
+]
 
 _MAX_INT32 = 2**31 - 1
 _MAX_WORDS = 64
@@ -32,11 +41,13 @@ class RequestFields:
     """A request whose parts are each sound; whether they fit this model is for the preprocessor to say.
 
     ``images`` are encoded files. ``end_id`` and ``pad_id`` None stand for the tokenizer's own, ``end_id`` -1 for none.
+    A ``conversation`` stands in place of ``text_input``, which is empty then.
     """
 
     text_input: str
     max_tokens: int
     images: tuple[bytes, ...] = ()
+    conversation: Conversation | None = None
     stop_words: tuple[str, ...] = ()
     bad_words: tuple[str, ...] = ()
     end_id: int | None = None
@@ -51,6 +62,16 @@ class RequestFields:
         _check_range("min_tokens", self.min_tokens, 0, self.max_tokens)
         _check_range("end_id", self.end_id, -1, _MAX_INT32)
         _check_range("pad_id", self.pad_id, 0, _MAX_INT32)
+        if self.conversation is not None and self.text_input:
+            raise RequestError(
+                "E-PROMPT-CONVERSATION", "Both text_input and a conversation were sent.", "Send an empty text_input."
+            )
+        if self.conversation is not None and len(self.conversation.max_tiles) != len(self.images):
+            raise RequestError(
+                "E-PROMPT-IMAGES",
+                f"The conversation has {len(self.conversation.max_tiles)} pictures and the request {len(self.images)}.",
+                "Send one in image_url_input for each object in the messages' content.",
+            )
 
     @classmethod
     def from_client(
@@ -62,7 +83,7 @@ class RequestFields:
         for "none", are left out.
 
         Raises ``RequestError``: E-PARAM-MISSING, E-PARAM-TYPE, E-PARAM-RANGE, E-PARAM-WORDS, E-PARAM-UNSUPPORTED,
-        E-PROMPT-UTF8, E-IMAGE-COUNT, and those of ``read_data_uri``.
+        E-PROMPT-UTF8, E-PROMPT-IMAGES, E-IMAGE-COUNT, and those of ``read_data_uri`` and ``read_conversation``.
         """
         given = {name: value for name, value in values.items() if value is not None}
         for name in sorted(given.keys() - SUPPORTED):
@@ -166,7 +187,8 @@ def read_text(name: str, value: Any) -> str:
         raise RequestError("E-PROMPT-UTF8", f"{name} is not valid UTF-8.", "Send it encoded as UTF-8.") from None
 
 
-def _words(name: str, value: Any) -> tuple[str, ...]:
+def read_words(name: str, value: Any) -> tuple[str, ...]:
+    """Raises ``RequestError`` E-PARAM-TYPE, E-PROMPT-UTF8, E-PARAM-WORDS."""
     words = tuple(word for word in (read_text(name, item) for item in _items(value)) if word)
     longest = max((len(word.encode()) for word in words), default=0)
     if len(words) > _MAX_WORDS or longest > _MAX_WORD_BYTES:
@@ -190,8 +212,9 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "min_tokens": _integer,
     "end_id": _integer,
     "pad_id": _integer,
-    "stop_words": _words,
-    "bad_words": _words,
+    "stop_words": read_words,
+    "bad_words": read_words,
+    "conversation": lambda name, value: read_conversation(read_text(name, value).encode()),
     "stream": _flag,
     "return_log_probs": _flag,
 }

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nvlm_trt.embedded.request import Sampling
 from nvlm_trt.errors import CheckpointError, RequestError
-from nvlm_trt.model.config import NvlmConfig
+from nvlm_trt.model.config import NvlmConfig, TilingConfig
 from nvlm_trt.model.jpeg import JpegDecoder
 from nvlm_trt.model.json_file import read_json_object
 from nvlm_trt.model.picture import PictureLimits, decode_pixels
@@ -141,18 +141,23 @@ class Preprocessor:
     def prepare(self, fields: RequestFields) -> Prepared:
         """Raises ``RequestError``: E-IMAGE-*, E-PROMPT-*, and E-PARAM-RANGE for an id the decoder does not have."""
         check_image_count(len(fields.images), self.max_images)
-        self._check_text(fields.text_input)
+        talk = fields.conversation
+        self._check_text(len(fields.text_input.encode()) if talk is None else talk.num_bytes)
         end_id = self._known_id("end_id", fields.end_id, self.tokenizer.eos_id)
         pad_id = self._known_id("pad_id", fields.pad_id, self.tokenizer.pad_id)
+        limits = self.picture_limits
+        if talk is not None and talk.max_pixels is not None:
+            limits = replace(limits, max_pixels=min(talk.max_pixels, limits.max_pixels))
+        tilings = [self._tiling(most) for most in (talk.max_tiles if talk is not None else [None] * len(fields.images))]
         size = self.config.tiling.tile_size
         tiles: list[NDArray[np.uint8]] = [np.empty((0, size, size, 3), np.uint8)]
         sizes: list[tuple[int, int]] = []
-        for number, data in enumerate(fields.images, 1):
-            pixels = decode_pixels(data, self.picture_limits, f"Picture {number}", self._quick_jpeg)
+        for number, (data, tiling) in enumerate(zip(fields.images, tilings, strict=True), 1):
+            pixels = decode_pixels(data, limits, f"Picture {number}", self._quick_jpeg)
             sizes.append(picture_size(pixels))
-            tiles.append(cut_tiles(pixels, self.config.tiling, self._resample))
+            tiles.append(cut_tiles(pixels, tiling, self._resample))
         prompt = build_prompt(
-            fields.text_input,
+            fields.text_input if talk is None else talk.turns,
             [len(cut) for cut in tiles[1:]],
             tokenizer=self.tokenizer,
             style=self._style,
@@ -160,15 +165,18 @@ class Preprocessor:
             tokens_per_tile=self.config.vision.tokens_per_tile,
             vocab_size=self.config.decoder.vocab_size,
         )
-        self._check_length(prompt, fields.max_tokens)
+        max_tokens = fields.max_tokens
+        if talk is not None and talk.fit:
+            max_tokens = max(1, min(max_tokens, self.max_seq_len - prompt.num_tokens))
+        self._check_length(prompt, max_tokens)
         return Prepared(
             input_ids=prompt.input_ids,
             extra_ids=_extra_ids(prompt, tiles[1:]),
             tiles=np.concatenate(tiles),
             image_sizes=tuple(sizes),
-            grids=tuple(choose_grid(width, height, self.config.tiling) for width, height in sizes),
-            max_tokens=fields.max_tokens,
-            min_tokens=fields.min_tokens,
+            grids=tuple(choose_grid(*size, tiling) for size, tiling in zip(sizes, tilings, strict=True)),
+            max_tokens=max_tokens,
+            min_tokens=min(fields.min_tokens, max_tokens),
             end_id=end_id,
             pad_id=pad_id,
             stop_words=self._word_ids(fields.stop_words),
@@ -198,8 +206,13 @@ class Preprocessor:
             )
         return id
 
-    def _check_text(self, text: str) -> None:
-        size, limit = len(text.encode()), _BYTES_PER_TOKEN * self.max_seq_len
+    def _tiling(self, max_tiles: int | None) -> TilingConfig:
+        """The model's own, or one with fewer tiles."""
+        own = self.config.tiling
+        return own if max_tiles is None else replace(own, max_tiles=max(own.min_tiles, min(own.max_tiles, max_tiles)))
+
+    def _check_text(self, size: int) -> None:
+        limit = _BYTES_PER_TOKEN * self.max_seq_len
         if size > limit:
             raise RequestError(
                 "E-PROMPT-LENGTH",

@@ -1,0 +1,71 @@
+"""JSON from strangers: what no two readers agree on is refused, and no text is deep enough to hurt one.
+
+A recursive parser falls over text nested a hundred thousand levels deep (Triton 2.51's takes its server along), so
+depth is counted first, by a scan that skips strings. Of a key given twice, readers take the first, the last or both;
+which of them a proxy checked is then a matter of luck. ``NaN`` and ``Infinity`` are no JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+from nvlm_trt.errors import RequestError
+
+__all__ = ["read_strict_json"]
+
+# A string in one piece, possessively, or a bracket. A string that does not end runs to the end of the text.
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+_MAX_DEPTH = 64
+
+
+def read_strict_json(data: bytes, name: str = "The body") -> Any:
+    """``name`` begins the sentence of an error.
+
+    Raises ``RequestError``: E-PARAM-JSON (not JSON, too deep, a key twice), E-PROMPT-UTF8 (not UTF-8).
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise RequestError("E-PROMPT-UTF8", f"{name} is not valid UTF-8.", "Send it encoded as UTF-8.") from None
+    _check_depth(text, name)
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+    except _Odd as odd:
+        raise _refusal(f"{name} {odd}.") from None
+    except (ValueError, RecursionError):
+        raise _refusal(f"{name} is not JSON.") from None
+
+
+class _Odd(ValueError):
+    """Its text goes on after "The body"."""
+
+
+def _check_depth(text: str, name: str) -> None:
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        character = text[token.start()]
+        if character in "[{":
+            depth += 1
+            if depth > _MAX_DEPTH:
+                raise _refusal(f"{name} is nested more than {_MAX_DEPTH} levels deep.")
+        elif character in "]}":
+            depth -= 1
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _Odd(f"has the key {twice[:60]!r} twice in one object")
+    return members
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise _Odd(f"holds {constant}, which is not JSON")
+
+
+def _refusal(what: str) -> RequestError:
+    return RequestError("E-PARAM-JSON", what, "Send one JSON object, each key once.")
