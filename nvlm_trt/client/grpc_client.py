@@ -27,10 +27,10 @@ from nvlm_trt.client.options import AskOptions, request_values
 from nvlm_trt.client.wire import read_outputs, write_request
 from nvlm_trt.errors import NvlmError, UsageError
 
-__all__ = ["GrpcClient"]
+__all__ = ["NO_LIMIT", "GrpcClient", "grpc_failure", "read_address", "read_chunk", "stop_request"]
 
 _STOP_TIMEOUT_S = 5.0
-_NO_LIMIT = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+NO_LIMIT = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
 class GrpcClient:
@@ -41,13 +41,9 @@ class GrpcClient:
 
     def __init__(self, url: str, timeout_s: float = 60.0) -> None:
         """``url`` is grpc://HOST:PORT. Raises ``UsageError`` E-USAGE-URL."""
-        address = url.removeprefix("grpc://").rstrip("/")
-        host, _, port = address.rpartition(":")
-        if address == url or not host or not port.isdecimal():
-            raise UsageError("E-USAGE-URL", f"{url!r} is not grpc://HOST:PORT.", "Correct the address.")
         self.url = url
         self.timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address, _NO_LIMIT)
+        self._channel = grpc.insecure_channel(read_address(url), NO_LIMIT)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def ask(self, question: str, images: Sequence[bytes] = (), options: AskOptions | None = None) -> Answer:
@@ -70,20 +66,18 @@ class GrpcClient:
             sizes, grids = outputs["image_sizes"], outputs["tile_grids"]
             return PromptFacts(outputs["input_lengths"][0], _pairs(sizes), _pairs(grids))
         except grpc.RpcError as error:
-            raise self._failure(error) from None
+            raise grpc_failure(error, self.url, self.timeout_s) from None
         except (KeyError, ValueError, IndexError) as error:
             raise unreadable(error) from None
 
     def stop(self, request_id: str) -> None:
         """End a request that is being answered. Nothing happens if there is none."""
-        values = {"stop": True, "input_lengths": 0, "request_output_len": 0}
-        request = write_request("tensorrt_llm", request_id, values, batched=True)
         try:
-            for response in self._stub.ModelStreamInfer(iter([request]), timeout=_STOP_TIMEOUT_S):
+            for response in self._stub.ModelStreamInfer(iter([stop_request(request_id)]), timeout=_STOP_TIMEOUT_S):
                 if response.error_message:
                     raise refused(response.error_message)
         except grpc.RpcError as error:
-            raise self._failure(error) from None
+            raise grpc_failure(error, self.url, self.timeout_s) from None
 
     def close(self) -> None:
         self._channel.close()
@@ -103,24 +97,14 @@ class GrpcClient:
                 if response.error_message:
                     raise refused(response.error_message)
                 if response.infer_response.outputs:
-                    yield _chunk(response.infer_response)
+                    yield read_chunk(response.infer_response)
         except grpc.RpcError as error:
-            raise self._failure(error) from None
+            raise grpc_failure(error, self.url, self.timeout_s) from None
         finally:
             if not call.ended:
                 with suppress(NvlmError):
                     self.stop(request_id)
             call.close(_STOP_TIMEOUT_S)
-
-    def _failure(self, error: grpc.RpcError) -> NvlmError:
-        code, details = error.code(), error.details() or ""
-        if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("in ensemble"):
-            return lost(details) if "reset" in details.lower() else unreachable(self.url, details)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return timed_out(self.timeout_s)
-        if code is grpc.StatusCode.CANCELLED:
-            return lost(details)
-        return refused(details)
 
 
 class _Call:
@@ -165,7 +149,22 @@ class _Call:
             self._arrived.put(error)
 
 
-def _chunk(response: Any) -> Chunk:
+def read_address(url: str) -> str:
+    """HOST:PORT of grpc://HOST:PORT. Raises ``UsageError`` E-USAGE-URL."""
+    address = url.removeprefix("grpc://").rstrip("/")
+    host, _, port = address.rpartition(":")
+    if address == url or not host or not port.isdecimal():
+        raise UsageError("E-USAGE-URL", f"{url!r} is not grpc://HOST:PORT.", "Correct the address.")
+    return address
+
+
+def stop_request(request_id: str) -> Any:
+    values = {"stop": True, "input_lengths": 0, "request_output_len": 0}
+    return write_request("tensorrt_llm", request_id, values, batched=True)
+
+
+def read_chunk(response: Any) -> Chunk:
+    """Raises ``ServerError`` E-SERVER-PROTOCOL for outputs that are not the ensemble's."""
     try:
         outputs = read_outputs(response)
         return Chunk(
@@ -176,6 +175,18 @@ def _chunk(response: Any) -> Chunk:
         )
     except (KeyError, IndexError, ValueError) as error:
         raise unreadable(error) from None
+
+
+def grpc_failure(error: grpc.RpcError, url: str, timeout_s: float) -> NvlmError:
+    """What a call to ``url`` that was given ``timeout_s`` seconds failed of."""
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("in ensemble"):
+        return lost(details) if "reset" in details.lower() else unreachable(url, details)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return timed_out(timeout_s)
+    if code is grpc.StatusCode.CANCELLED:
+        return lost(details)
+    return refused(details)
 
 
 def _pairs(flat: Sequence[int]) -> tuple[tuple[int, int], ...]:
