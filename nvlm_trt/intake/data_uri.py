@@ -1,0 +1,44 @@
+"""Data URIs, read strictly: ``data:TYPE;base64,`` and one unbroken padded base64.
+
+The ensemble's own reader is as lenient as browsers are. At the public door a form that two readers could take for two
+things is refused instead. The media type must be one of a list, and so must the content, told from its bytes; they may
+differ, because clients that write ``image/jpeg`` in front of a PNG are many, and nothing is chosen by the type.
+"""
+
+from __future__ import annotations
+
+import binascii
+
+from nvlm_trt.errors import RequestError
+from nvlm_trt.model.picture import PictureLimits, recognise_picture, too_many_bytes
+
+__all__ = ["MEDIA_TYPES", "check_data_uri"]
+
+MEDIA_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff")
+_MAX_HEAD = 64
+
+
+def check_data_uri(uri: str, limits: PictureLimits, name: str) -> None:
+    """Raises ``RequestError``: E-IMAGE-URL, E-IMAGE-TYPE, E-IMAGE-BYTES, E-IMAGE-BASE64, E-IMAGE-FORMAT."""
+    head, comma, payload = uri[:_MAX_HEAD].partition(",")
+    scheme, _, form = head.partition(":")
+    if not comma or scheme.lower() != "data" or not form.endswith(";base64"):
+        raise RequestError("E-IMAGE-URL", f"{name} is not data:TYPE;base64,...", "Send data:image/png;base64,...")
+    media_type = form.removesuffix(";base64").lower()
+    if media_type not in MEDIA_TYPES:
+        raise RequestError(
+            "E-IMAGE-TYPE", f"{name} is of type {media_type[:40]!r}.", f"These are read: {', '.join(MEDIA_TYPES)}."
+        )
+    payload = uri[len(head) + 1 :]
+    size = len(payload) * 3 // 4
+    if size > limits.max_bytes + 2:
+        raise too_many_bytes(name, size, limits)
+    try:
+        data = binascii.a2b_base64(payload, strict_mode=True)
+    except ValueError:  # also for what is not ASCII
+        raise RequestError(
+            "E-IMAGE-BASE64",
+            f"{name} is not valid base64 ({len(payload):,} characters).",
+            "Use the standard alphabet with + and /, padded with =, without blanks.",
+        ) from None
+    recognise_picture(data[:16], name)
