@@ -107,6 +107,7 @@ _FAMILIES: dict[str, type[NvlmError]] = {
     "IMAGE": RequestError,
     "PROMPT": RequestError,
     "PARAM": RequestError,
+    "DOOR": RequestError,
     "CONFIG": CheckpointError,
     "CKPT": CheckpointError,
     "TOKENIZER": CheckpointError,

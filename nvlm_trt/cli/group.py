@@ -15,6 +15,7 @@ from nvlm_trt.cli.ask import ask
 from nvlm_trt.cli.build import build
 from nvlm_trt.cli.doctor import doctor
 from nvlm_trt.cli.explain import explain
+from nvlm_trt.cli.gateway import gateway
 from nvlm_trt.cli.inspect import inspect
 from nvlm_trt.cli.plan import plan
 from nvlm_trt.cli.serve import serve
@@ -48,5 +49,5 @@ def main() -> None:
     """From an NVLM-D checkpoint to an answer from a Triton server."""
 
 
-for _command in (doctor, inspect, plan, build, verify, explain, serve, ask):
+for _command in (doctor, inspect, plan, build, verify, explain, serve, gateway, ask):
     main.add_command(_command)

@@ -1,0 +1,130 @@
+"""The gateway's options, the same for both commands that run one."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nvlm_trt.errors import MissingToolError, UsageError
+
+if TYPE_CHECKING:
+    from nvlm_trt.gateway.server import GatewayServer
+    from nvlm_trt.gateway.settings import GatewaySettings, Limits
+
+__all__ = ["gateway_options", "start_gateway", "warn_of_open_door"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_KEYS = "NVLM_TRT_API_KEYS"
+
+_OPTIONS: tuple[Callable[[F], F], ...] = (
+    click.option("--model-name", default="nvlm-d", show_default=True, help="What the API calls the model."),
+    click.option(
+        "--api-key-file",
+        type=click.Path(path_type=Path),
+        help=f"Keys of which a client must send one, one a line. The variable {_KEYS} does the same.",
+    ),
+    click.option("--tls-cert", type=click.Path(path_type=Path), help="Speak HTTPS with this certificate (PEM)."),
+    click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's key (PEM)."),
+    click.option("--allow-origin", multiple=True, metavar="ORIGIN", help="A site whose pages may call the API."),
+    click.option("--allow-image-host", multiple=True, metavar="NAME", help="A host to fetch pictures from, by https."),
+    click.option(
+        "--limit",
+        multiple=True,
+        metavar="NAME=NUMBER",
+        help="Another limit than the default; docs/gateway.md lists them. May be given again.",
+    ),
+)
+
+
+def gateway_options(command: F) -> F:
+    """Adds the options; the command gets as ``gateway`` what makes ``GatewaySettings`` of a host and a port."""
+
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any,
+        model_name: str,
+        api_key_file: Path | None,
+        tls_cert: Path | None,
+        tls_key: Path | None,
+        allow_origin: tuple[str, ...],
+        allow_image_host: tuple[str, ...],
+        limit: tuple[str, ...],
+        **kwargs: Any,
+    ) -> Any:
+        def settings(host: str, port: int) -> GatewaySettings:
+            from nvlm_trt.gateway.settings import GatewaySettings
+
+            return GatewaySettings(
+                host=host,
+                port=port,
+                model_name=model_name,
+                api_keys=_keys(api_key_file),
+                tls_cert=tls_cert,
+                tls_key=tls_key,
+                allow_origins=allow_origin,
+                image_hosts=allow_image_host,
+                limits=_limits(limit),
+            )
+
+        return command(*args, gateway=settings, **kwargs)
+
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]
+
+
+def start_gateway(settings: GatewaySettings, triton_url: str) -> GatewayServer:
+    """Raises ``MissingToolError`` E-TOOL-GATEWAY without the extra, and what ``GatewayServer`` raises."""
+    try:
+        from nvlm_trt.gateway.server import GatewayServer
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("nvlm_trt"):
+            raise
+        raise MissingToolError(
+            "E-TOOL-GATEWAY",
+            "The OpenAI-compatible door is not installed.",
+            "Install it: pip install 'nvlm-trt[gateway]'",
+        ) from None
+    return GatewayServer(settings, triton_url)
+
+
+def warn_of_open_door(settings: GatewaySettings) -> str | None:
+    """One line, if strangers may come in."""
+    if settings.host in ("127.0.0.1", "::1", "localhost") or settings.api_keys:
+        return None
+    return f"anybody who reaches {settings.host} may ask: there are no API keys (--api-key-file)"
+
+
+def _keys(file: Path | None) -> tuple[str, ...]:
+    text = os.environ.get(_KEYS, "")
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise UsageError("E-USAGE-KEY", f"{file.name} cannot be read.", "Name a file of keys.") from None
+        if not text.split():
+            # An empty file is more likely a mistake than a wish to let everybody in.
+            raise UsageError("E-USAGE-KEY", f"{file.name} holds no key.", "Write one a line: openssl rand -hex 24")
+    return tuple(text.split())
+
+
+def _limits(given: tuple[str, ...]) -> Limits:
+    from nvlm_trt.gateway.settings import Limits
+
+    defaults: dict[str, Any] = {limit.name: limit.default for limit in fields(Limits)}
+    values: dict[str, Any] = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        try:
+            values[name] = type(defaults[name])(number)
+        except (KeyError, ValueError):
+            raise UsageError(
+                "E-USAGE-LIMIT", f"{text[:60]!r} is no limit.", f"NAME=NUMBER, of {', '.join(defaults)}."
+            ) from None
+    return Limits(**values)

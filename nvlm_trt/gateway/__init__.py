@@ -1,0 +1,5 @@
+"""The OpenAI-compatible HTTP door in front of a server's ensemble. See docs/gateway.md."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
