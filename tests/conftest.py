@@ -7,6 +7,8 @@ import pytest
 
 from nvlm_trt.checkpoint.synthetic import SIZES, write_checkpoint
 from nvlm_trt.deploy.server import TritonServer
+from nvlm_trt.gateway.server import GatewayServer
+from nvlm_trt.gateway.settings import GatewaySettings
 from nvlm_trt.pipeline.builder import build
 from nvlm_trt.resources import resource_folder
 
@@ -32,6 +34,13 @@ def server(deployment: Path, small_checkpoint: Path) -> Iterator[TritonServer]:
     """One real server for all tests that leave it as it was; those that may not start their own."""
     with TritonServer(deployment, small_checkpoint) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def gateway(server: TritonServer) -> Iterator[GatewayServer]:
+    """The OpenAI-compatible door before ``server``, with its default limits."""
+    with GatewayServer(GatewaySettings(port=0), server.grpc_url) as gateway:
+        yield gateway
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ __all__ = ["GatewayServer"]
 
 _DRAIN_S = 5
 _BACKLOG = 1024
+_SEND_BYTES = 2**17
 # Longer than the 5 s after which OpenAI's client closes an idle connection: otherwise both do at once, and its next
 # request is lost now and then.
 _KEEP_ALIVE_S = 15
@@ -123,6 +124,8 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections inherit it. Left to itself the kernel would keep megabytes for a client that reads nothing.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
     try:
         listener.bind((host, port))
         listener.listen(_BACKLOG)

@@ -1,4 +1,8 @@
-"""Which addresses a picture may be fetched from: public ones, and nothing that stands for another address."""
+"""Which addresses a picture may be fetched from: public ones, and nothing that stands for another address.
+
+The blocks are spelt out from IANA's registries of special-purpose addresses (RFC 6890 and what was added since). Python's
+``is_global`` answers by the patch release one happens to run: 3.11.7 calls 192.0.0.8 and 3fff::/20 global.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,45 @@ from ipaddress import IPv4Address, IPv6Address
 
 __all__ = ["is_public"]
 
-# Global unicast. Outside of it are loopback, link-local, unique local, IPv4-mapped and NAT64 addresses.
-_GLOBAL_V6 = ipaddress.ip_network("2000::/3")
-# Within it: 6to4 and Teredo carry an IPv4 address that a relay will speak to.
-_CARRIERS_V6 = (ipaddress.ip_network("2002::/16"), ipaddress.ip_network("2001::/32"))
-_RELAY_V4 = ipaddress.ip_network("192.88.99.0/24")
+_SPECIAL_V4 = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            "0.0.0.0/8",  # this network
+            "10.0.0.0/8",
+            "100.64.0.0/10",  # carriers' own
+            "127.0.0.0/8",
+            "169.254.0.0/16",  # link-local, cloud metadata
+            "172.16.0.0/12",
+            "192.0.0.0/24",  # protocols' own
+            "192.0.2.0/24",
+            "192.88.99.0/24",  # relays to 6to4
+            "192.168.0.0/16",
+            "198.18.0.0/15",  # benchmarks
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+            "224.0.0.0/4",  # multicast
+            "240.0.0.0/4",  # reserved, broadcast
+        ),
+    )
+)
+# Outside of it are loopback, link-local, unique local, multicast, and addresses that carry one of IPv4.
+_GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
+_SPECIAL_V6 = tuple(
+    map(
+        ipaddress.IPv6Network,
+        (
+            "2001::/23",  # protocols' own; among them Teredo, which carries an address of IPv4
+            "2001:db8::/32",
+            "2002::/16",  # 6to4, which carries one too
+            "3fff::/20",
+        ),
+    )
+)
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether ``address`` is one of the open internet, as IANA's registries of special addresses say."""
-    if isinstance(address, IPv6Address):
-        carried = address not in _GLOBAL_V6 or any(address in network for network in _CARRIERS_V6)
-        return address.is_global and not carried and address.scope_id is None
-    # Of multicast, some is "global".
-    return address.is_global and not address.is_multicast and address not in _RELAY_V4
+    """Whether ``address`` is one of the open internet."""
+    if isinstance(address, IPv4Address):
+        return not any(address in block for block in _SPECIAL_V4)
+    return address in _GLOBAL_V6 and address.scope_id is None and not any(address in block for block in _SPECIAL_V6)
