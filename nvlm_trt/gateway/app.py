@@ -23,11 +23,13 @@ from nvlm_trt.gateway.backend import Backend
 from nvlm_trt.gateway.body import discard_body
 from nvlm_trt.gateway.completions import Completions
 from nvlm_trt.gateway.metrics import Metrics
-from nvlm_trt.gateway.refusal import Refusal, error_body, error_headers, error_status
+from nvlm_trt.gateway.refusal import Refusal, error_body, error_headers, error_status, no_such_model
 from nvlm_trt.gateway.settings import GatewaySettings, Limits
 from nvlm_trt.intake.fetch import Fetcher
 
 __all__ = ["make_app"]
+
+_PATHS = "See docs/gateway.md for those there are."
 
 
 def make_app(settings: GatewaySettings, url: str, fetcher: Fetcher) -> Starlette:
@@ -51,8 +53,7 @@ def make_app(settings: GatewaySettings, url: str, fetcher: Fetcher) -> Starlette
         model["max_model_len"] = await request.app.state.backend.max_seq_len()
         wanted = request.path_params.get("model", settings.model_name)
         if wanted != settings.model_name:
-            what = f"There is no model {wanted[:60]!r} here."
-            raise Refusal("E-DOOR-MODEL", what, f"Ask for {settings.model_name!r}.", param="model", status=404)
+            raise no_such_model(settings.model_name)
         return JSONResponse(model if "model" in request.path_params else {"object": "list", "data": [model]})
 
     async def health(request: Request) -> Response:
@@ -140,11 +141,9 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 async def _answer_http(request: Request, error: Exception) -> Response:
     """For Starlette's own refusals: no such path, or another method."""
     assert isinstance(error, HTTPException)
-    path = f"{request.method} {request.url.path[:60]}"
     if error.status_code == 405:
-        return _respond(Refusal("E-DOOR-METHOD", f"{path} is not served.", "Use another method.", status=405))
-    fix = "POST /v1/chat/completions, GET /v1/models, /health and /metrics are."
-    return _respond(Refusal("E-DOOR-PATH", f"{path} is not served.", fix, status=404))
+        return _respond(Refusal("E-DOOR-METHOD", "The path is served, by another method.", _PATHS, status=405))
+    return _respond(Refusal("E-DOOR-PATH", "Nothing is served at that path.", _PATHS, status=404))
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:

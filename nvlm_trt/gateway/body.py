@@ -73,7 +73,7 @@ async def read_body(receive: Receive, limits: Limits, held: Held) -> bytes:
 async def discard_body(receive: Receive, limits: Limits) -> None:
     """Read on for a moment and throw it away: who is still sending when the connection closes never sees the answer."""
     with suppress(TimeoutError, ClientGone):
-        async with asyncio.timeout(_DISCARD_S):
+        async with asyncio.timeout(min(_DISCARD_S, limits.body_s)):
             size, more = 0, True
             while more and size < 2 * limits.body_bytes:
                 part, more = await _part(receive)

@@ -17,7 +17,7 @@ from typing import Any
 
 from nvlm_trt.embedded.request import Sampling
 from nvlm_trt.gateway.chat_messages import Messages, read_messages
-from nvlm_trt.gateway.refusal import Refusal, about
+from nvlm_trt.gateway.refusal import Refusal, about, no_such_model
 from nvlm_trt.gateway.settings import GatewaySettings
 from nvlm_trt.intake.picture_url import PictureUrl
 from nvlm_trt.serving.parameters import read_words
@@ -80,8 +80,7 @@ def read_chat_request(body: Any, settings: GatewaySettings) -> ChatRequest:
         if name not in given:
             raise Refusal("E-PARAM-MISSING", f"{name} is missing.", "Every request needs it.", param=name)
     if given["model"] != settings.model_name:
-        what = f"There is no model {str(given['model'])[:60]!r} here."
-        raise Refusal("E-DOOR-MODEL", what, f"Ask for {settings.model_name!r}.", param="model", status=404)
+        raise no_such_model(settings.model_name)
     limits = settings.limits
     stream, n = _flag(given, "stream"), _integer(given, "n", 1, limits.choices) or 1
     max_tokens = _max_tokens(given, limits.max_tokens)

@@ -23,7 +23,7 @@ from nvlm_trt.gateway.body import ClientGone, Held, HeldBytes, Receive, discard_
 from nvlm_trt.gateway.chat_answer import Choice, Piece, Shape
 from nvlm_trt.gateway.chat_request import ChatRequest, read_chat_request
 from nvlm_trt.gateway.metrics import Metrics
-from nvlm_trt.gateway.refusal import Refusal
+from nvlm_trt.gateway.refusal import Refusal, about
 from nvlm_trt.gateway.reply import Reply, Send
 from nvlm_trt.gateway.settings import GatewaySettings
 from nvlm_trt.gateway.streams import merged, while_connected
@@ -124,7 +124,8 @@ class Completions:
             self._metrics.pictures.labels("data" if isinstance(picture, str) else "url").inc()
             if isinstance(picture, str):
                 return picture
-            data = await self._fetcher.fetch(picture, f"Picture {number}")
+            with about("messages"):
+                data = await self._fetcher.fetch(picture, f"Picture {number}")
             held.add(len(data))
             return f"data:image/any;base64,{base64.b64encode(data).decode()}"
 

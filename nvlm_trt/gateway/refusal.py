@@ -8,7 +8,7 @@ from typing import Any
 
 from nvlm_trt.errors import CancelledError, NvlmError, OverloadedError, RequestError
 
-__all__ = ["Refusal", "about", "error_body", "error_headers", "error_status"]
+__all__ = ["Refusal", "about", "error_body", "error_headers", "error_status", "no_such_model"]
 
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _RETRY_AFTER_S = 1
@@ -32,6 +32,12 @@ def about(param: str) -> Iterator[None]:
         raise
     except RequestError as error:
         raise Refusal(error.code, error.what, error.fix, param=param) from None
+
+
+def no_such_model(name: str) -> Refusal:
+    """``name`` is the one there is."""
+    what = "There is no model of that name here."
+    return Refusal("E-DOOR-MODEL", what, f"Ask for {name!r}.", param="model", status=404)
 
 
 def error_status(error: NvlmError) -> int:

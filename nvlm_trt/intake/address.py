@@ -1,7 +1,7 @@
 """Which addresses a picture may be fetched from: public ones, and nothing that stands for another address.
 
-The blocks are spelt out from IANA's registries of special-purpose addresses (RFC 6890 and what was added since). Python's
-``is_global`` answers by the patch release one happens to run: 3.11.7 calls 192.0.0.8 and 3fff::/20 global.
+The blocks are spelt out from IANA's registries of special-purpose addresses (RFC 6890 and what was added since).
+Python's ``is_global`` answers by the patch release one happens to run: 3.11.7 calls 192.0.0.8 and 3fff::/20 global.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def read_picture_url(url: str, hosts: Collection[str], name: str) -> PictureUrl:
         raise RequestError(
             "E-IMAGE-URL",
             f"{name} is neither a data URI nor a plain https address.",
-            "An address is https://NAME/PATH: no user, no number for a name, no back slash, no fragment, "
+            "An address begins with https and a full name: no user, no number, no back slash, no fragment, "
             f"at most {_MAX_CHARACTERS} characters.",
         )
     port = int(found[2] or _HTTPS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+from typing import Any
 
 import openai
 import pytest
@@ -24,6 +25,11 @@ def door_figure(gateway, name: str) -> float:
     return float(found[1])
 
 
+def long_stream(chat) -> Any:
+    known = {name: LONG[name] for name in ("model", "messages", "max_tokens")}
+    return chat.chat.completions.create(**known, extra_body={"ignore_eos": True}, stream=True)
+
+
 def check_freed(server, gateway, generated_before: float, at_most: int) -> None:
     begun = time.monotonic()
     assert wait_until(lambda: running(server) == 0 and door_figure(gateway, "num_requests_running") == 0)
@@ -40,9 +46,7 @@ def generated(server) -> float:
 
 def test_closing_a_stream_frees_the_decoder(server, gateway, chat):
     before = generated(server)
-    with chat.chat.completions.create(
-        model="nvlm-d", messages=LONG["messages"], max_tokens=900, extra_body={"ignore_eos": True}, stream=True
-    ) as stream:
+    with long_stream(chat) as stream:
         next(iter(stream))
     check_freed(server, gateway, before, 900)
 
@@ -110,11 +114,7 @@ def test_a_gateway_that_stops_ends_its_streams_and_frees_the_decoder(server, mon
     before = generated(server)
     gateway = GatewayServer(GatewaySettings(port=0), server.grpc_url)
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as chat:
-        stream = iter(
-            chat.chat.completions.create(
-                model="nvlm-d", messages=LONG["messages"], max_tokens=900, extra_body={"ignore_eos": True}, stream=True
-            )
-        )
+        stream = iter(long_stream(chat))
         next(stream)
         gateway.stop()
         with pytest.raises(openai.APIError, match="E-CANCEL-SHUTDOWN"):

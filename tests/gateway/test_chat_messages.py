@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from nvlm_trt.gateway.chat_messages import read_messages
@@ -43,13 +46,11 @@ def test_pictures_keep_their_order(settings):
 
 
 def test_empty_fields_that_clients_send_back_are_nothing(settings):
-    answer = {"role": "assistant", "content": "b", "refusal": None, "annotations": [], "tool_calls": None}
+    answer: Any = {"role": "assistant", "content": "b", "refusal": None, "annotations": [], "tool_calls": None}
     assert len(read_messages([user("a"), answer, user("c")], settings).messages) == 3
 
 
 def test_what_is_read_is_what_the_ensemble_reads(settings):
-    import json
-
     told = read_messages(
         [{"role": "developer", "content": [text_part("Be brief.")]}, user(picture_part(PNG, "low"), text_part("a"))],
         settings,

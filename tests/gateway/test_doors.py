@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import ssl
-import subprocess
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import openai
 import pytest
+from cryptography import x509
 
 from nvlm_trt.errors import ServerError, UsageError
 from nvlm_trt.gateway.server import GatewayServer
 from nvlm_trt.gateway.settings import GatewaySettings, Limits
+from tests.certificate import write_certificate
 from tests.gateway.raw import GOOD, connect, request_bytes, send
 
 KEYS = ("first-key-of-some-length", "second-key-of-some-length")
+
+
+def openai_client(gateway, **options) -> Any:
+    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", **options)
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +70,13 @@ def test_pages_of_listed_sites_alone_are_allowed(locked, gateway):
 
 def test_tls(server, tmp_path):
     files = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=door -days 2".split()
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(files[0]), "-keyout", str(files[1])]
-    subprocess.run(command, check=True, capture_output=True)
+    write_certificate(*files, x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     settings = GatewaySettings(port=0, tls_cert=files[0], tls_key=files[1])
     with GatewayServer(settings, server.grpc_url) as gateway:
         assert gateway.url.startswith("https://")
         context = ssl.create_default_context(cafile=str(files[0]))
         http = openai.DefaultHttpxClient(verify=context)
-        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", http_client=http) as chat:
+        with openai_client(gateway, http_client=http) as chat:
             assert chat.chat.completions.create(**GOOD).usage.completion_tokens == 4
     for pair in ((files[0], files[0]), (tmp_path / "nowhere", files[1])):
         with pytest.raises(UsageError, match="E-USAGE-TLS"):
@@ -81,7 +86,10 @@ def test_tls(server, tmp_path):
 def test_beyond_what_runs_and_waits_is_refused_at_once(server):
     limits = Limits(answers=1, waiting=1)
     long = {**GOOD, "max_tokens": 900, "ignore_eos": True}
-    with GatewayServer(GatewaySettings(port=0, limits=limits), server.grpc_url) as gateway, ThreadPoolExecutor(3) as pool:
+    with (
+        GatewayServer(GatewaySettings(port=0, limits=limits), server.grpc_url) as gateway,
+        ThreadPoolExecutor(3) as pool,
+    ):
         with connect(gateway.url) as first:
             first.sendall(request_bytes({**long, "stream": True}))
             assert first.recv(4096)
@@ -97,19 +105,27 @@ def test_beyond_what_runs_and_waits_is_refused_at_once(server):
 
 
 def test_who_waits_too_long_is_refused(server):
-    with GatewayServer(GatewaySettings(port=0, limits=Limits(answers=1, queue_s=0.1)), server.grpc_url) as gateway:
-        with connect(gateway.url) as first:
-            first.sendall(request_bytes({**GOOD, "max_tokens": 900, "ignore_eos": True, "stream": True}))
-            assert first.recv(4096)
-            told = send(gateway.url, GOOD)
-            assert (told.status, told.code) == (429, "E-BUSY-DOOR")
+    limits = Limits(answers=1, queue_s=0.1)
+    with (
+        GatewayServer(GatewaySettings(port=0, limits=limits), server.grpc_url) as gateway,
+        connect(gateway.url) as first,
+    ):
+        first.sendall(request_bytes({**GOOD, "max_tokens": 900, "ignore_eos": True, "stream": True}))
+        assert first.recv(4096)
+        told = send(gateway.url, GOOD)
+        assert (told.status, told.code) == (429, "E-BUSY-DOOR")
 
 
 def test_openais_client_tries_again_by_itself(server):
-    with GatewayServer(GatewaySettings(port=0, limits=Limits(answers=1, waiting=1)), server.grpc_url) as gateway:
-        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=8) as chat, ThreadPoolExecutor(3) as pool:
-            jobs = [pool.submit(chat.chat.completions.create, **{**GOOD, "max_tokens": 100}) for _ in range(3)]
-            assert {job.result().choices[0].finish_reason for job in jobs} == {"length"}
+    settings = GatewaySettings(port=0, limits=Limits(answers=1, waiting=1))
+    with GatewayServer(settings, server.grpc_url) as gateway, openai_client(gateway, max_retries=8) as chat:
+
+        def ask(_: int) -> str:
+            completion = chat.chat.completions.create(**{**GOOD, "max_tokens": 100})
+            return str(completion.choices[0].finish_reason)
+
+        with ThreadPoolExecutor(3) as pool:
+            assert set(pool.map(ask, range(3))) == {"length"}
 
 
 def test_health_asks_the_ensemble_and_says_no_when_nobody_answers(gateway):

@@ -24,7 +24,7 @@ def complete(chat, *messages, **options):
 
 
 def text_of(completion) -> str:
-    return completion.choices[0].message.content
+    return str(completion.choices[0].message.content)
 
 
 def streamed(chat, *messages, **options):
@@ -213,7 +213,8 @@ def test_an_answer_of_which_no_length_was_named_takes_what_fits(chat):
 
 def test_many_at_once_are_each_answered_as_alone(gateway, chat, photos):
     questions = [
-        user(*([picture_part(photos[n % 3])] if n % 2 else []), text_part(f"Question {n}: what is it?")) for n in range(12)
+        user(*([picture_part(photos[n % 3])] if n % 2 else []), text_part(f"Question {n}: what is it?"))
+        for n in range(12)
     ]
     alone = [text_of(complete(chat, question, max_tokens=20)) for question in questions]
 

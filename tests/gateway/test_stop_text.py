@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +13,7 @@ WORDS = st.lists(st.text("ab ", min_size=1, max_size=4), max_size=3)
 
 def pieces(text: str, cuts: list[int]) -> list[str]:
     at = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    return [text[begin:end] for begin, end in zip(at, at[1:], strict=False)]
+    return [text[begin:end] for begin, end in itertools.pairwise(at)]
 
 
 @given(LETTERS, WORDS, st.lists(st.integers(0, 30)))

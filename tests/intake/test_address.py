@@ -24,7 +24,9 @@ def test_an_address_of_a_special_kind_is_not_public(address):
     assert not is_public(ipaddress.ip_address(address))
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "93.184.215.14", "2606:4700:4700::1111", "2a00:1450:4001::1"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "1.1.1.1", "93.184.215.14", "2606:4700:4700::1111", "2a00:1450:4001::1"]
+)
 def test_an_address_of_the_internet_is(address):
     assert is_public(ipaddress.ip_address(address))
 

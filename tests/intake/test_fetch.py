@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import ipaddress
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from nvlm_trt.errors import RequestError
 from nvlm_trt.intake.address import is_public
 from nvlm_trt.intake.fetch import Fetcher, resolve
 from nvlm_trt.intake.picture_url import PictureUrl
 from nvlm_trt.model.picture import PictureLimits
+from tests.certificate import write_certificate
 
 HOST = "pictures.example.org"
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
@@ -27,32 +25,14 @@ LIMITS = PictureLimits(max_bytes=4000)
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> Iterator[tuple[ssl.SSLContext, ssl.SSLContext]]:
+def certificate(tmp_path_factory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Contexts of a server that proves to be HOST, and of a client that believes it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = made.public_bytes(serialization.Encoding.PEM)
-    file = tmp_path_factory.mktemp("tls") / "both.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file.write_bytes(pem + private)
+    folder = tmp_path_factory.mktemp("tls")
+    files = folder / "cert.pem", folder / "key.pem"
+    write_certificate(*files, x509.DNSName(HOST))
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(file)
-    yield server, ssl.create_default_context(cadata=pem.decode())
+    server.load_cert_chain(*files)
+    return server, ssl.create_default_context(cafile=str(files[0]))
 
 
 class Story:
@@ -62,7 +42,9 @@ class Story:
         self._server_context, self.client_context = contexts
         self.requests: list[bytes] = []
 
-    def fetch(self, reply: bytes | Callable[[], bytes], *, host: str = HOST, target: str = "/a.png", **options) -> bytes:
+    def fetch(
+        self, reply: bytes | Callable[[], bytes], *, host: str = HOST, target: str = "/a.png", **options
+    ) -> bytes:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.requests.append(await reader.readuntil(b"\r\n\r\n"))
             if callable(reply):
@@ -93,7 +75,9 @@ def story(certificate) -> Story:
 
 def reply(body: bytes = PNG, status: str = "200 OK", **headers: str) -> bytes:
     told = {"Content-Length": str(len(body)), **{name.replace("_", "-"): value for name, value in headers.items()}}
-    return f"HTTP/1.1 {status}\r\n".encode() + b"".join(f"{k}: {v}\r\n".encode() for k, v in told.items()) + b"\r\n" + body
+    return (
+        f"HTTP/1.1 {status}\r\n".encode() + b"".join(f"{k}: {v}\r\n".encode() for k, v in told.items()) + b"\r\n" + body
+    )
 
 
 def test_a_picture_comes(story):
@@ -141,14 +125,14 @@ def test_an_endless_body_is_cut_off_at_the_limit(story):
 
 def test_a_slow_body_is_cut_off_in_time(story):
     head = iter([b"HTTP/1.1 200 OK\r\n\r\n" + PNG])
-    with pytest.raises(RequestError, match="E-IMAGE-FETCH: .*within 0.2 s"):
+    with pytest.raises(RequestError, match=r"E-IMAGE-FETCH: .*within 0.2 s"):
         story.fetch(lambda: next(head, b""), timeout_s=0.2)
 
 
 def test_the_certificate_must_prove_the_name(story):
-    with pytest.raises(RequestError, match="E-IMAGE-FETCH: .*certificate"):
+    with pytest.raises(RequestError, match=r"E-IMAGE-FETCH: .*certificate"):
         story.fetch(reply(), host="other.example.org")
-    with pytest.raises(RequestError, match="E-IMAGE-FETCH: .*certificate"):
+    with pytest.raises(RequestError, match=r"E-IMAGE-FETCH: .*certificate"):
         story.fetch(reply(), context=ssl.create_default_context())
     assert story.requests == []
 
