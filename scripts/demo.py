@@ -40,7 +40,18 @@ def main() -> None:
 @contextlib.contextmanager
 def server() -> Iterator[dict[str, str]]:
     """``nvlm-trt serve`` on free ports, stopped at the end as Ctrl-C would."""
-    command = ["serve", str(DEPLOYMENT), "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--json"]
+    command = [
+        "serve",
+        str(DEPLOYMENT),
+        "--http-port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--no-gateway",
+        "--json",
+    ]
     show("nvlm-trt", *command)
     process = subprocess.Popen([sys.executable, "-m", "nvlm_trt", *command], stdout=subprocess.PIPE, text=True)
     try:

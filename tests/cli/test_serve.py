@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
 from click.testing import CliRunner, Result
 
@@ -34,10 +36,11 @@ class Served:
     process: subprocess.Popen[str]
     grpc: str
     http: str
+    gateway: str
 
 
 def start(deployment: Path) -> Served:
-    ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+    ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--gateway-port", "0")
     process = subprocess.Popen(
         [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), *ports, "--json"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -50,7 +53,7 @@ def start(deployment: Path) -> Served:
     while not lines or lines[-1] not in ("}\n", ""):
         lines.append(process.stdout.readline())
     told = json.loads("".join(lines))
-    return Served(process, told["grpc"], told["http"])
+    return Served(process, told["grpc"], told["http"], told["gateway"])
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +156,90 @@ def test_a_folder_is_asked_by_a_server_of_its_own(deployment: Path) -> None:
     result = ask(str(deployment), "--protocol", "http", "--max-tokens", "2", "Hello")
     assert result.exit_code == 0
     assert "starting Triton" in result.stderr
+
+
+def test_openais_api_stands_before_the_same_server(served: Served) -> None:
+    with openai.OpenAI(base_url=f"{served.gateway}/v1", api_key="none") as chat:
+        messages: Any = [{"role": "user", "content": "Hello"}]
+        completion = chat.chat.completions.create(model="nvlm-d", messages=messages, max_tokens=4)
+    assert (
+        completion.choices[0].message.content
+        == json.loads(ask(served.grpc, "--max-tokens", "4", "Hello", "--json").stdout)["text"]
+    )
+
+
+def test_the_gateway_can_stand_before_a_server_elsewhere(served: Served) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "nvlm_trt",
+        "gateway",
+        served.grpc,
+        "--port",
+        "0",
+        "--model-name",
+        "mine",
+        "--json",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NVLM_TRT_API_KEYS": "a-key-of-some-length"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        url = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")["gateway"]
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="a-key-of-some-length") as chat:
+            assert [model.id for model in chat.models.list()] == ["mine"]
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="another-key") as stranger, pytest.raises(openai.APIError):
+            stranger.models.list()
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    assert "stopping" in stderr
+
+
+def test_without_its_packages_the_gateway_is_named_and_serve_goes_on(served: Served) -> None:
+    """The packages are hidden from one process; nothing else about it changes."""
+    script = (
+        "import sys\n"
+        "sys.modules['starlette'] = sys.modules['uvicorn'] = None\n"
+        "from nvlm_trt.cli.output import Output\n"
+        "from nvlm_trt.cli.serve import _start_door\n"
+        "from nvlm_trt.gateway.settings import GatewaySettings\n"
+        "print(_start_door(GatewaySettings(port=0), sys.argv[1], Output(False, False)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, served.grpc], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == "None\n"
+    assert done.stderr.startswith("no OpenAI API: E-TOOL-GATEWAY: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--limit", "nonsense"), "E-USAGE-LIMIT"),
+        (("--limit", "answers=many"), "E-USAGE-LIMIT"),
+        (("--limit", "answers=0"), "E-USAGE-LIMIT"),
+        (("--api-key-file", "nowhere"), "E-USAGE-KEY"),
+        (("--api-key-file", os.devnull), "E-USAGE-KEY"),
+        (("--tls-cert", "cert.pem"), "E-USAGE-TLS"),
+        (("--allow-image-host", "*"), "E-USAGE-HOST"),
+    ],
+)
+@pytest.mark.parametrize("command", [("gateway", "grpc://127.0.0.1:9"), ("serve",)])
+def test_what_a_gateway_cannot_be_told(deployment: Path, command: tuple[str, ...], arguments, code: str) -> None:
+    target = () if len(command) > 1 else (str(deployment),)
+    result = CliRunner().invoke(main, [*command, *target, *arguments, "--dry-run", "--json"])
+    assert json.loads(result.stdout)["error"]["code"] == code
+    assert result.exit_code == 2
+
+
+def test_limits_and_keys_are_taken(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("first-key-of-some-length\nsecond-key-of-some-length\n")
+    arguments = ["gateway", "grpc://127.0.0.1:9", "--limit", "answers=3", "--limit", "queue_s=0.5"]
+    assert CliRunner().invoke(main, [*arguments, "--api-key-file", str(keys), "--dry-run"]).exit_code == 0
 
 
 def test_dry_run_starts_nothing(deployment: Path) -> None:

@@ -16,6 +16,10 @@ from nvlm_trt.errors import NvlmError
 
 ROOT = Path(__file__).parents[2]
 
+GATEWAY = {
+    *("--model-name", "--api-key-file", "--tls-cert", "--tls-key", "--allow-origin", "--allow-image-host", "--limit"),
+    *("--host", "--checkpoint", "--dry-run", "--json", "--quiet"),
+}
 TREE = {
     "doctor": {"--json", "--quiet"},
     "inspect": {"--json", "--quiet"},
@@ -23,16 +27,8 @@ TREE = {
     "build": {"--recipe", "-o", "--until", "--dry-run", "--json", "--quiet"},
     "verify": {"--checkpoint", "--json", "--quiet"},
     "explain": {"--json", "--quiet"},
-    "serve": {
-        "--host",
-        "--http-port",
-        "--grpc-port",
-        "--metrics-port",
-        "--checkpoint",
-        "--dry-run",
-        "--json",
-        "--quiet",
-    },
+    "serve": GATEWAY | {"--http-port", "--grpc-port", "--metrics-port", "--gateway-port", "--no-gateway"},
+    "gateway": GATEWAY | {"--port"},
     "ask": {
         *("--image", "--protocol", "--stream", "--max-tokens", "--temperature", "--top-k", "--top-p", "--seed"),
         *("--checkpoint", "--json", "--quiet"),

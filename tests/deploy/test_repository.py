@@ -105,10 +105,14 @@ def test_the_ensemble_takes_the_names_upstreams_clients_send(small_config):
     names = GOLDEN["client_names"]
     upstream = {entry["name"]: entry for entry in [*names["multimodal_ensemble_inputs"], *names["ensemble_inputs"]]}
     for model in ("ensemble", "preprocessing"):
-        ours = [fields_of(tensor, "") for tensor in models[model].input]
+        tensors = {tensor.name: tensor for tensor in models[model].input}
+        # Ours alone: upstream's ensemble has no turns. Optional, so that upstream's clients need not know of it.
+        talk = fields_of(tensors.pop("conversation"), "")
+        assert talk == {**upstream["text_input"], "name": "conversation", "optional": True}
+        ours = [fields_of(tensor, "") for tensor in tensors.values()]
         assert ours == [upstream[tensor["name"]] for tensor in ours]
         taken = {tensor["name"] for tensor in ours}
-        assert taken >= SUPPORTED
+        assert taken >= SUPPORTED - {"conversation"}
         assert taken <= SUPPORTED | UNSUPPORTED.keys()
         # What is not taken has a size that can lie.
         left = [entry for entry in names["multimodal_ensemble_inputs"] if entry["name"] not in taken]
