@@ -35,7 +35,7 @@ from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.resources import resource_folder
 
 _LOAD_TOKENS = 16
-_REQUESTS_PER_CLIENT = 12
+_REQUESTS_PER_CLIENT = 4
 _LEAST_REQUESTS = 96
 QUESTIONS = (("Name three colours.", False), ("What is in this picture?", True), ("Write a short greeting.", False))
 
