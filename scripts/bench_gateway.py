@@ -26,11 +26,11 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import click
+
 from nvlm_trt.client.async_grpc_client import AsyncGrpcClient
+from nvlm_trt.deploy.server import TritonServer
 from nvlm_trt.gateway.server import GatewayServer
 from nvlm_trt.gateway.settings import GatewaySettings, Limits
-
-from nvlm_trt.deploy.server import TritonServer
 from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.resources import resource_folder
 
