@@ -12,7 +12,7 @@ import nvlm_trt
 ROOT = Path(__file__).parents[1]
 
 # The only modules that may need more than the package's own dependencies when they are imported.
-NEEDS_TORCH = ("nvlm_trt.reference.", "nvlm_trt.embedded.pytorch.")
+NEEDS_TORCH = ("nvlm_trt.reference.", "nvlm_trt.embedded.pytorch.", "nvlm_trt.mini.")
 NEEDS_TRITON = ("nvlm_trt.serving.triton",)
 # Run, never imported.
 PROGRAMS = ("nvlm_trt.__main__", "nvlm_trt.tied_exec")

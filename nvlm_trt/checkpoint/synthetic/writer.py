@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from nvlm_trt.checkpoint.disk import sync_folder, writing
 from nvlm_trt.checkpoint.layout import expected_tensors
@@ -21,11 +23,22 @@ from nvlm_trt.checkpoint.weight_index import INDEX_FILE
 from nvlm_trt.errors import UsageError
 from nvlm_trt.model.config import NvlmConfig
 
-__all__ = ["split_into_shards", "write_checkpoint"]
+__all__ = ["split_into_shards", "write_checkpoint", "write_checkpoint_of"]
+
+# A tensor's values: whole, or flat pieces in C order; in the dtype that the spec names.
+Values = Callable[[TensorSpec, NvlmConfig], "NDArray[Any] | Iterator[NDArray[Any]]"]
 
 
 def write_checkpoint(folder: str | Path, size: CheckpointSize, seed: int = 0, num_shards: int = 5) -> None:
-    """Write a checkpoint; the same arguments give the same bytes, and memory does not grow with ``size``.
+    """Write a random checkpoint; the same arguments give the same bytes, and memory does not grow with ``size``.
+
+    Raises as ``write_checkpoint_of`` does.
+    """
+    write_checkpoint_of(folder, size, lambda spec, config: tensor_pieces(spec, config, seed), num_shards)
+
+
+def write_checkpoint_of(folder: str | Path, size: CheckpointSize, values: Values, num_shards: int = 1) -> None:
+    """Write a checkpoint with ``values``, called once for each tensor.
 
     Raises ``UsageError`` E-USAGE-OUT where ``folder`` holds something, E-USAGE-SIZE for more tokens than rows or more
     shards than tensors, ``CheckpointError`` E-CONFIG-VALUE for sizes that contradict each other, ``BuildError``
@@ -52,7 +65,7 @@ def write_checkpoint(folder: str | Path, size: CheckpointSize, seed: int = 0, nu
     try:
         with writing(folder.name):
             staging.mkdir(parents=True)
-        texts[INDEX_FILE] = _json(_write_shards(staging, shards, config, seed))
+        texts[INDEX_FILE] = _json(_write_shards(staging, shards, config, values))
         with writing(folder.name):
             for name, text in texts.items():
                 _write_text(staging / name, text)
@@ -90,7 +103,7 @@ def _fill(specs: Sequence[TensorSpec], limit_bytes: int, at_least: int = 1) -> l
 
 
 def _write_shards(
-    folder: Path, shards: Sequence[Sequence[TensorSpec]], config: NvlmConfig, seed: int
+    folder: Path, shards: Sequence[Sequence[TensorSpec]], config: NvlmConfig, values: Values
 ) -> dict[str, Any]:
     """Returns the index."""
     weight_map: dict[str, str] = {}
@@ -100,7 +113,7 @@ def _write_shards(
         write_safetensors(
             folder / file_name,
             shard,
-            lambda name, by_name=by_name: tensor_pieces(by_name[name], config, seed),  # type: ignore[misc]
+            lambda name, by_name=by_name: values(by_name[name], config),  # type: ignore[misc]
             # Loaders of the Hugging Face family refuse a file that does not say which framework wrote it.
             {"format": "pt"},
         )

@@ -1,0 +1,161 @@
+"""Answers questions about pictures without a server, by two decoders behind one vision engine.
+
+    embedded   the FP8 decoder as it is served
+    plain      the checkpoint's own bfloat16 values in float32 arithmetic: what FP8 is measured against
+
+A picture is seen whole, or, to see what a part is good for, without it; the model was trained with all parts:
+
+    no tags         the rows of all tiles follow each other, without ``<tile_k>`` between them
+    thumbnail only  the picture is one tile, as a model without tiling would see it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nvlm_trt.checkpoint.base import Checkpoint
+from nvlm_trt.embedded.engine import EmbeddedEngine
+from nvlm_trt.embedded.request import Emission, GenerationRequest
+from nvlm_trt.model.prompt import tile_tags
+from nvlm_trt.pipeline.deployment import open_deployment
+from nvlm_trt.serving.parameters import RequestFields
+from nvlm_trt.serving.preprocess import Preprocessor
+from nvlm_trt.vision.registry import load_engine
+
+__all__ = ["VIEWS", "Asked", "Decode", "Reader", "embedded_decoder", "plain_decoder"]
+
+_AT_ONCE = 16
+_MAX_TOKENS = 40
+_MAX_SEQ_LEN = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    png: bytes
+    question: str
+
+
+# Token ids and rows of the pictures, to the ids of the answer when they are asked for.
+Decode = Callable[[NDArray[np.int32], NDArray[np.float32]], Callable[[], Sequence[int]]]
+
+
+class Reader:
+    """Greedy answers; the vision half is a deployment's, on ONNX Runtime."""
+
+    def __init__(self, deployment: Path, threads: int | None = None) -> None:
+        self.preprocessor = Preprocessor.from_folder(deployment / "model", max_images=1, max_seq_len=_MAX_SEQ_LEN)
+        most = self.preprocessor.config.tiling.most_tiles_per_image
+        checkpoint = open_deployment(deployment).checkpoint
+        self._vision = load_engine("onnxruntime", deployment / "vision", checkpoint, most, threads=threads)
+
+    def answers(self, asked: Sequence[Asked], decode: Decode, view: str = "full") -> list[str]:
+        """Raises what the engines raise for pictures and questions they cannot take."""
+        texts: list[str] = []
+        for start in range(0, len(asked), _AT_ONCE):
+            coming = [self._start(one, decode, view) for one in asked[start : start + _AT_ONCE]]
+            texts += [self.preprocessor.tokenizer.decode_bytes(ids()).decode(errors="replace") for ids in coming]
+        return texts
+
+    def _start(self, asked: Asked, decode: Decode, view: str) -> Callable[[], Sequence[int]]:
+        ids, tiles = VIEWS[view](self.preprocessor, asked)
+        rows = self._vision.encode(tiles)
+        return decode(ids, rows.reshape(-1, rows.shape[-1]))
+
+
+@contextlib.contextmanager
+def embedded_decoder(deployment: Path, end_id: int, threads: int | None = None) -> Iterator[Decode]:
+    engine = EmbeddedEngine(
+        deployment / "decoder" / "checkpoint",
+        max_batch_size=_AT_ONCE,
+        max_seq_len=_MAX_SEQ_LEN,
+        max_num_tokens=2048,
+        threads=threads,
+    )
+
+    def decode(ids: NDArray[np.int32], rows: NDArray[np.float32]) -> Callable[[], Sequence[int]]:
+        answer: list[int] = []
+        ended = threading.Event()
+
+        def listen(emission: Emission) -> None:
+            answer.extend(emission.tokens)
+            if emission.finish is not None:
+                ended.set()
+
+        engine.submit(GenerationRequest("", ids, _MAX_TOKENS, rows, end_id), listen)
+
+        def whole() -> list[int]:
+            ended.wait()
+            return answer
+
+        return whole
+
+    try:
+        yield decode
+    finally:
+        engine.close()
+
+
+def plain_decoder(checkpoint: Checkpoint, end_id: int) -> Decode:
+    """Without a cache: each token runs the whole sequence again, which a model of this size can afford."""
+    import torch
+
+    from nvlm_trt.mini.export import load
+
+    model = load(checkpoint)
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def answer(ids: NDArray[np.int32], rows: NDArray[np.float32]) -> list[int]:
+        sequence, picture = torch.from_numpy(ids).long(), torch.from_numpy(rows)[None]
+        while len(sequence) < len(ids) + _MAX_TOKENS:
+            last = torch.arange(len(sequence))[None] == len(sequence) - 1
+            token = model.logits(sequence[None], picture, last).argmax(-1)
+            if int(token) == end_id:
+                break
+            sequence = torch.cat([sequence, token])
+        return [int(token) for token in sequence[len(ids) :]]
+
+    return lambda ids, rows: functools.partial(answer, ids, rows)
+
+
+View = Callable[[Preprocessor, Asked], tuple[NDArray[np.int32], NDArray[np.uint8]]]
+
+
+def _full(preprocessor: Preprocessor, asked: Asked) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    prepared = preprocessor.prepare(RequestFields(asked.question, _MAX_TOKENS, (asked.png,)))
+    return prepared.input_ids, prepared.tiles
+
+
+def _no_tags(preprocessor: Preprocessor, asked: Asked) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """What ``<Image>`` and the tags were tokenised to, up to the last row, is replaced by ``<Image>`` and the rows."""
+    ids, tiles = _full(preprocessor, asked)
+    tokenizer = preprocessor.tokenizer
+    rows = np.flatnonzero(ids >= preprocessor.config.decoder.vocab_size)
+    opening = tokenizer.encode_text(f"user\n<Image>{tile_tags(len(tiles))[0]}")
+    return (
+        np.concatenate(
+            [
+                ids[: rows[0] - len(opening)],
+                np.array(tokenizer.encode_text("user\n<Image>"), np.int32),
+                ids[rows],
+                ids[rows[-1] + 1 :],
+            ]
+        ),
+        tiles,
+    )
+
+
+def _thumbnail_only(preprocessor: Preprocessor, asked: Asked) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    config = replace(preprocessor.config, tiling=replace(preprocessor.config.tiling, max_tiles=1))
+    return _full(Preprocessor(config, preprocessor.tokenizer, max_images=1, max_seq_len=_MAX_SEQ_LEN), asked)
+
+
+VIEWS: Mapping[str, View] = MappingProxyType({"full": _full, "no tags": _no_tags, "thumbnail only": _thumbnail_only})

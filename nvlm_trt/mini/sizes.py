@@ -1,0 +1,29 @@
+"""The mini model's sizes: as small as it reads with, every ratio of the release that matters kept odd.
+
+Fewer key-value heads than heads, dummy vision heads, more rows than tokens; multiples of 32 wherever FP8 wants them.
+"""
+
+from __future__ import annotations
+
+from nvlm_trt.checkpoint.synthetic import CheckpointSize
+
+__all__ = ["MINI"]
+
+MINI = CheckpointSize(
+    image_size=112,
+    patch_size=14,
+    vision_hidden_size=128,
+    vision_intermediate_size=256,
+    vision_layers=4,
+    vision_heads=4,
+    vision_dummy_heads=2,
+    hidden_size=128,
+    intermediate_size=256,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    base_vocab=2000,
+    vocab_size=2048,
+    max_positions=8192,
+    max_tiles=6,
+)

@@ -1,0 +1,165 @@
+"""The run: steps, stages, held-out rates, and states that a killed run goes on from.
+
+A state is taken between steps and holds everything a step depends on, the position in the stream of batches included,
+so a run that was killed and resumed does the same sums as one that was not. On one machine with one number of threads
+they are the same bits; elsewhere the batches are the same and the sums differ by rounding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from nvlm_trt.mini.batches import HELD_OUT, Batch, BatchMaker
+from nvlm_trt.mini.curriculum import STAGES
+from nvlm_trt.mini.lesson import take_lesson
+from nvlm_trt.mini.model import MiniNvlm
+
+__all__ = ["Plan", "Position", "Source", "Trainer"]
+
+
+class Source(Protocol):
+    """The training batches of one stage after the other, in order."""
+
+    def seek(self, stage: int, step: int) -> None:
+        """Go on with batch ``step`` of ``stage``."""
+
+    def take(self) -> Batch: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``steps`` in all, the learning rate going down to nothing over the last ``decay_steps``."""
+
+    steps: int
+    decay_steps: int
+    rate: float = 1.2e-3
+    warmup_steps: int = 200
+    check_every: int = 200
+    check_batches: int = 4
+    save_every_s: float = 120.0
+
+    def rate_at(self, step: int) -> float:
+        left = (self.steps - step) / self.decay_steps if self.decay_steps else 1.0
+        return self.rate * min(1.0, (step + 1) / self.warmup_steps, left)
+
+
+@dataclass(slots=True)
+class Position:
+    step: int = 0
+    stage: int = 0
+    stage_step: int = 0
+    pictures: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    def __init__(self, model: MiniNvlm, maker: BatchMaker, plan: Plan, state: Path, say: Callable[[str], None]) -> None:
+        self.model = model
+        self.position = Position()
+        self._maker = maker
+        self._plan = plan
+        self._state = state
+        self._say = say
+        self._stopping = False
+        self._optimizer = torch.optim.AdamW(model.parameters(), lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
+        if state.exists():
+            self._load()
+
+    def stop(self) -> None:
+        """Let the run end after the step it is in; for a signal's handler."""
+        self._stopping = True
+
+    def run(self, source: Source) -> None:
+        """Until the plan's last step, or ``stop``. The state is saved as it goes and at the end."""
+        self._seek(source)
+        saved_s = shown_s = time.monotonic()
+        shown_pictures = self.position.pictures
+        loss = right = asked = 0.0
+        while self.position.step < self._plan.steps and not self._stopping:
+            start_s = time.monotonic()
+            lesson_loss, lesson_right, lesson_asked, pictures = self._step(source)
+            loss = 0.98 * loss + 0.02 * lesson_loss if loss else lesson_loss
+            right, asked = 0.98 * right + lesson_right, 0.98 * asked + lesson_asked
+            self.position.step += 1
+            self.position.stage_step += 1
+            self.position.pictures += pictures
+            self.position.seconds += time.monotonic() - start_s
+            if self.position.step % self._plan.check_every == 0 and self._check(source):
+                loss = right = asked = 0.0
+            now_s = time.monotonic()
+            if now_s - shown_s >= 10 or self.position.step == self._plan.steps:
+                rate = (self.position.pictures - shown_pictures) / (now_s - shown_s)
+                self._show(loss, right / max(asked, 1), rate)
+                shown_s, shown_pictures = now_s, self.position.pictures
+            if now_s - saved_s >= self._plan.save_every_s:
+                self.save()
+                saved_s = now_s
+        self.save()
+
+    def save(self) -> None:
+        state = {
+            "position": asdict(self.position),
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        partial = self._state.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self._state)
+
+    def held_out_rate(self, stage: int) -> float:
+        """Of whole answers, or of letters in a stage of pages."""
+        self.model.eval()
+        right = asked = 0
+        with torch.inference_mode():
+            for index in range(self._plan.check_batches):
+                batch = self._maker.batch(STAGES[stage], stage, HELD_OUT, index)
+                lesson = take_lesson(self.model, batch, STAGES[stage])
+                right, asked = right + lesson.right, asked + lesson.asked
+        self.model.train()
+        return right / asked
+
+    def _step(self, source: Source) -> tuple[float, int, int, int]:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._plan.rate_at(self.position.step)
+        batch = source.take()
+        lesson = take_lesson(self.model, batch, STAGES[self.position.stage])
+        self._optimizer.zero_grad(set_to_none=True)
+        lesson.loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimizer.step()
+        return lesson.loss.item(), lesson.right, lesson.asked, len(batch.ids) or len(batch.tiles)
+
+    def _check(self, source: Source) -> bool:
+        """Whether the next stage has begun."""
+        stage = self.position.stage
+        rate = self.held_out_rate(stage)
+        self._say(f"  held out, {STAGES[stage].name}: {rate:.1%} after {self.position.stage_step} steps of it")
+        if rate < STAGES[stage].until or stage + 1 == len(STAGES):
+            return False
+        self.position.stage, self.position.stage_step = stage + 1, 0
+        self._seek(source)
+        self._say(f"stage {stage + 2} of {len(STAGES)}: {STAGES[stage + 1].name}")
+        return True
+
+    def _seek(self, source: Source) -> None:
+        source.seek(self.position.stage, self.position.stage_step)
+
+    def _show(self, loss: float, right: float, rate: float) -> None:
+        position, plan = self.position, self._plan
+        left_s = position.seconds / position.step * (plan.steps - position.step)
+        self._say(
+            f"step {position.step}/{plan.steps}  {STAGES[position.stage].name}  loss {loss:.3f}  right {right:.1%}  "
+            f"{rate:.0f} pictures/s  {position.pictures} pictures  {position.seconds:.0f} s  {left_s:.0f} s left"
+        )
+
+    def _load(self) -> None:
+        state = torch.load(self._state, weights_only=True, map_location="cpu")
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.position = Position(**state["position"])

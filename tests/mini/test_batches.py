@@ -1,0 +1,110 @@
+"""The stream of pictures: what is drawn, what is asked, and that any batch can be made again."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nvlm_trt.checkpoint.registry import open_checkpoint
+from nvlm_trt.mini.batches import HELD_OUT, NO_TARGET, TRAIN, Batch, BatchMaker
+from nvlm_trt.mini.curriculum import GRIDS, STAGES
+from nvlm_trt.mini.exam import draw_exam
+from nvlm_trt.mini.glyphs import ALPHABET, glyph
+from nvlm_trt.mini.layout import TILE
+from nvlm_trt.mini.scene import NO_CHAR, paint, patch_labels
+from nvlm_trt.mini.supply import batch_maker
+from nvlm_trt.mini.tasks import TASKS, Difficulty
+from nvlm_trt.model.tiling import Grid, choose_grid, cut_tiles
+
+PATCH = 14
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(np.array_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(Batch))
+
+
+@pytest.mark.parametrize("index", range(len(STAGES)))
+def test_a_batch_depends_on_seed_stage_and_step_alone(index: int, base: Path, maker: BatchMaker) -> None:
+    later = maker.batch(STAGES[index], index, TRAIN, 7)
+    maker.batch(STAGES[index], index, TRAIN, 0)
+    assert same(later, batch_maker(base, seed=0).batch(STAGES[index], index, TRAIN, 7))
+    for other in (
+        maker.batch(STAGES[index], index, TRAIN, 8),
+        maker.batch(STAGES[index], index, HELD_OUT, 7),
+        batch_maker(base, seed=1).batch(STAGES[index], index, TRAIN, 7),
+    ):
+        assert not same(later, other)
+
+
+def test_the_stages_with_many_tiles_cover_every_grid_that_six_tiles_allow() -> None:
+    assert {str(grid) for grid in GRIDS} == {
+        *("1x1", "1x2", "1x3", "1x4", "1x5", "1x6", "2x1", "3x1", "4x1", "5x1", "6x1", "2x2", "2x3", "3x2"),
+    }
+    assert STAGES[-1].grids == GRIDS
+    assert set(STAGES[-1].tasks) == set(TASKS)
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_words_are_whole_inside_one_tile_and_the_answer_is_in_the_picture(task: str, grid: Grid, base: Path) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        example = TASKS[task](rng, grid, Difficulty())
+        scene = example.scene
+        assert choose_grid(scene.width, scene.height, open_checkpoint(base).config.tiling) == grid
+        for word in scene.words:
+            pens = word.steps()
+            last = pens[-2] + glyph(word.font, word.size, word.text[-1]).advance
+            assert word.x // TILE == (last - 1) // TILE
+        shown = [word.text for word in scene.words]
+        assert example.answer in (" ".join(shown), *shown, str(len(shown)))
+
+
+def test_a_count_a_comparison_and_a_neighbour_are_right() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        count, larger, left = (TASKS[name](rng, Grid(3, 2), Difficulty()) for name in ("count", "larger", "left"))
+        assert count.answer == str(len(count.scene.words))
+        assert int(larger.answer) == max(int(word.text) for word in larger.scene.words)
+        first, second = left.scene.words
+        assert (left.answer, left.question) == (first.text, f"What is left of {second.text}?")
+        assert first.x < second.x
+
+
+def test_labels_say_which_letter_stands_in_which_half_of_a_patch() -> None:
+    example = TASKS["read"](np.random.default_rng(0), Grid(2, 1), Difficulty(lengths=(4, 4), most_words=1))
+    letters, colours = patch_labels(example.scene, TILE, PATCH)
+    assert letters.shape == (2, 64, 2)
+    written = letters[letters != NO_CHAR]
+    assert "".join(ALPHABET[index] for index in written) == example.answer
+    assert (colours >= 0).sum() == (letters != NO_CHAR).any(-1).sum()
+
+
+def test_equal_tiles_are_kept_once_and_every_picture_can_be_put_together_again(maker: BatchMaker, base: Path) -> None:
+    tiling = open_checkpoint(base).config.tiling
+    questions = [question for question in draw_exam(seed=4, count=42) if question.grid == Grid(3, 2)]
+    batch = maker.batch_of([question.example for question in questions])
+    assert len(batch.tiles) < batch.order.size
+    for question, order in zip(questions, batch.order, strict=True):
+        cut = cut_tiles(Image.fromarray(paint(question.example.scene)), tiling)
+        assert np.array_equal(batch.tiles[order], cut)
+
+
+def test_targets_spell_the_answer_behind_the_prompt(maker: BatchMaker, base: Path) -> None:
+    question = next(draw_exam(seed=9, count=1))
+    batch = maker.batch_of([question.example])
+    targets = batch.targets[0][batch.targets[0] != NO_TARGET]
+    tokenizer = maker.tokenizer
+    assert tokenizer.decode_bytes(targets[:-1].tolist()).decode() == question.example.answer
+    assert targets[-1] == tokenizer.eos_id
+    assert len(targets) == len(question.example.answer) + 1
+
+
+def test_the_exam_can_be_drawn_again_and_has_every_grid() -> None:
+    first, again = (list(draw_exam(seed=1, count=28)) for _ in range(2))
+    assert [question.png for question in first] == [question.png for question in again]
+    assert {question.grid for question in first} == set(GRIDS)
