@@ -2,10 +2,13 @@
 
 python scripts/train_mini.py OUT --steps 20000                        # again after Ctrl-C: goes on where it was
 python scripts/train_mini.py OUT --steps 24000 --decay-steps 4000     # lets the learning rate run out
+
+OUT/state.pt is what a run goes on from, OUT/checkpoint the model in the release's file layout, written at the end.
 """
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -42,6 +45,7 @@ def main(
 ) -> None:
     import torch
 
+    from nvlm_trt.mini.export import export
     from nvlm_trt.mini.model import MiniNvlm
     from nvlm_trt.mini.supply import Supply, batch_maker
     from nvlm_trt.mini.trainer import Plan, Trainer
@@ -71,6 +75,8 @@ def main(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: trainer.stop())
         trainer.run(supply)
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)
+    export(model, out / "checkpoint", MINI)
 
 
 if __name__ == "__main__":

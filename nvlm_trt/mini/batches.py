@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nvlm_trt.mini.curriculum import Stage
-from nvlm_trt.mini.scene import paint, patch_labels
+from nvlm_trt.mini.glyphs import ALPHABET
+from nvlm_trt.mini.scene import NO_CHAR, paint, patch_labels
 from nvlm_trt.mini.tasks import TASKS, Example, draw_page
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.model.prompt import PromptStyle, build_prompt
@@ -31,7 +32,8 @@ class Batch:
     ``tiles`` uint8 [n, S, S, 3]; ``letters`` int64 [n, patches, 2] and ``colours`` int64 [n, patches] as
     ``patch_labels`` says, nothing known of thumbnails; ``order`` int64 [pictures, tiles], which tile stands where;
     ``ids`` int64 [pictures, length], virtual ids where rows of tiles go, padded on the right; ``targets`` int64 alike,
-    the next id where it is part of the answer. Batches of pages have no pictures, only tiles.
+    the next id where it is part of the answer; ``contents`` int64 [n, rows], the id of the first letter that a row of a
+    tile is made of, ``empty_id`` where there is none. Batches of pages have no pictures, only tiles.
     """
 
     tiles: NDArray[np.uint8]
@@ -40,6 +42,8 @@ class Batch:
     order: NDArray[np.int64]
     ids: NDArray[np.int64]
     targets: NDArray[np.int64]
+    contents: NDArray[np.int64]
+    empty_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class BatchMaker:
     def __init__(self, config: NvlmConfig, tokenizer: NvlmTokenizer, seed: int) -> None:
         self._config = config
         self.tokenizer = tokenizer
+        # By letter class; NO_CHAR is the last one.
+        self._ids_of_letters = np.array([*(tokenizer.encode_text(char)[0] for char in ALPHABET), tokenizer.pad_id])
         self._seed = seed
 
     def batch(self, stage: Stage, stage_index: int, split: int, step: int) -> Batch:
@@ -100,6 +106,8 @@ class BatchMaker:
             _joined([one.colours for one in cut], blank, NO_TARGET),
             np.stack([one.order + start for one, start in zip(cut, starts, strict=False)]),
             *self._padded([one.prompt for one in cut], [one.answer for one in cut]),
+            self._contents(np.concatenate([one.letters for one in cut])),
+            self.tokenizer.pad_id,
         )
 
     def prompt(self, question: str, count: int) -> list[int]:
@@ -126,7 +134,16 @@ class BatchMaker:
             nothing,
             nothing,
             nothing,
+            nothing,
+            self.tokenizer.pad_id,
         )
+
+    def _contents(self, letters: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``letters`` int64 [n, patches, 2] to [n, rows]; a row is made of two by two patches."""
+        side = self._config.vision.patches_per_side // 2
+        cells = letters.reshape(-1, side, 2, side, 2, 2).swapaxes(2, 3).reshape(-1, side * side, 8)
+        first = np.take_along_axis(cells, (cells != NO_CHAR).argmax(-1)[..., None], -1)[..., 0]
+        return np.where(first == NO_TARGET, NO_TARGET, self._ids_of_letters[np.maximum(first, 0)])
 
     def _padded(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> tuple[Any, Any]:
         """The last id is never read: nothing follows it."""

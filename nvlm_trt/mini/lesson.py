@@ -40,14 +40,24 @@ def take_lesson(model: MiniNvlm, batch: Batch, stage: Stage) -> Lesson:
     loss, letters_right, letters_asked = _hint(model, patches, letters, torch.from_numpy(batch.colours).to(device))
     if not batch.ids.size:
         return Lesson(loss, letters_right, letters_asked)
-    targets = torch.from_numpy(batch.targets).to(device)
+    order, ids = torch.from_numpy(batch.order).to(device), torch.from_numpy(batch.ids).to(device)
+    answers, contents = (torch.from_numpy(part).to(device) for part in (batch.targets, batch.contents))
+    targets = answers.masked_scatter(ids >= model.config.decoder.vocab_size, contents[order])
     where = targets != NO_TARGET
-    rows = model.rows(patches)[torch.from_numpy(batch.order).to(device)].flatten(1, 2)
-    logits = model.logits(torch.from_numpy(batch.ids).to(device), rows, where)
-    answer_loss = functional.cross_entropy(logits, targets[where])
-    wrong = torch.zeros_like(targets, dtype=torch.bool)
-    wrong[where] = logits.argmax(-1) != targets[where]
-    return Lesson(answer_loss + stage.hint * loss, int((~wrong.any(1)).sum()), len(targets))
+    logits = model.logits(ids, model.rows(patches)[order].flatten(1, 2), where)
+    targets, of_answer = targets[where], (answers != NO_TARGET)[where]
+    loss = loss + _content_loss(logits[~of_answer], targets[~of_answer], batch.empty_id)
+    wrong = torch.zeros_like(answers, dtype=torch.bool)
+    wrong[where] = of_answer & (logits.argmax(-1) != targets)
+    answer_loss = functional.cross_entropy(logits[of_answer], targets[of_answer])
+    return Lesson(answer_loss + stage.hint * loss, int((~wrong.any(1)).sum()), len(answers))
+
+
+def _content_loss(logits: Tensor, targets: Tensor, empty_id: int) -> Tensor:
+    """The decoder itself names what each row of a tile holds: then an answer only has to find the row to copy from."""
+    weight = torch.ones(logits.shape[-1], device=logits.device)
+    weight[empty_id] = _NO_CHAR_WEIGHT
+    return functional.cross_entropy(logits, targets, weight)
 
 
 def _hint(model: MiniNvlm, patches: Tensor, letters: Tensor, colours: Tensor) -> tuple[Tensor, int, int]:
