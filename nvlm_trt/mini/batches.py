@@ -68,7 +68,7 @@ class BatchMaker:
 
     def batch(self, stage: Stage, stage_index: int, split: int, step: int) -> Batch:
         rng = np.random.default_rng([self._seed, stage_index, split, step])
-        if not stage.tasks:
+        if not stage.tasks or (split == TRAIN and rng.random() < stage.pages):
             return self._pages(rng, stage)
         grid = stage.grids[int(rng.integers(len(stage.grids)))]
         names, weights = list(stage.tasks), np.array(list(stage.tasks.values()), float)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nvlm_trt.mini.glyphs import ALPHABET
 from nvlm_trt.mini.tasks import Difficulty
 from nvlm_trt.model.tiling import Grid
 
@@ -27,7 +26,8 @@ _ONE = (Grid(1, 1),)
 class Stage:
     """``tasks`` by weight; none means pages for the vision tower alone, rated by letters instead of answers.
 
-    ``tiles`` is the size of a batch. ``hint`` weighs the patch head's loss beside the answer's.
+    ``pages`` is the share of batches that are pages all the same, because answers alone are too few letters. ``tiles``
+    is the size of a batch. ``hint`` weighs the two teachers' losses beside the answer's.
     """
 
     name: str
@@ -35,23 +35,25 @@ class Stage:
     tasks: Mapping[str, float]
     grids: tuple[Grid, ...]
     tiles: int
+    pages: float
     hint: float
     until: float
 
 
 STAGES = (
-    Stage("large letters", Difficulty(ALPHABET, sizes=(20, 40)), {}, _ONE, 32, 1.0, 0.55),
-    Stage("letters", Difficulty(ALPHABET, sizes=(14, 40)), {}, _ONE, 32, 1.0, 0.60),
-    Stage("a short line", Difficulty(ALPHABET, (1, 3), 1), {"read": 1}, _ONE, 32, 1.0, 0.60),
-    Stage("lines", Difficulty(ALPHABET, (1, 8), 3), {"read": 1}, _ONE, 32, 1.0, 0.50),
-    Stage("grids", Difficulty(ALPHABET, (1, 8), 3), {"read": 1}, GRIDS, 64, 0.5, 0.60),
+    Stage("large letters", Difficulty(sizes=(20, 40)), {}, _ONE, 32, 1.0, 1.0, 0.50),
+    Stage("letters", Difficulty(), {}, _ONE, 32, 1.0, 1.0, 0.75),
+    Stage("a short line", Difficulty(lengths=(1, 3), most_words=1), {"read": 1}, _ONE, 32, 0.5, 1.0, 0.50),
+    Stage("lines", Difficulty(), {"read": 1}, _ONE, 32, 0.3, 1.0, 0.50),
+    Stage("grids", Difficulty(), {"read": 1}, GRIDS, 64, 0.3, 0.5, 0.50),
     Stage(
         "questions",
-        Difficulty(ALPHABET, (1, 8), 4),
+        Difficulty(most_words=4),
         {"read": 5, "colour": 2, "larger": 1, "count": 1, "left": 1},
         GRIDS,
         64,
-        0.3,
+        0.2,
+        0.5,
         1.01,
     ),
 )

@@ -131,7 +131,11 @@ def _rotated(heads: Tensor, rotation: Tensor) -> Tensor:
 
 
 def _initialise(module: MiniNvlm, config: NvlmConfig, seed: int) -> None:
-    """Inner products by fan-in, norms at one, layer scale at a half, positions from sines: near patches look alike."""
+    """Inner products by fan-in, norms at one, layer scale at a half, positions from sines: near patches look alike.
+
+    Seven of eight patch filters start blind to a patch's mean: strokes are what is read, and the background's colour
+    would drown them.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         with torch.no_grad():
@@ -149,6 +153,9 @@ def _initialise(module: MiniNvlm, config: NvlmConfig, seed: int) -> None:
                 parameter.normal_(0, 0.02, generator=generator)
             else:
                 parameter.normal_(0, 1 / math.sqrt(parameter[0].numel()), generator=generator)
+            if name.endswith("patch_embedding.weight"):
+                strokes = parameter[: len(parameter) * 7 // 8]
+                strokes.sub_(strokes.mean((2, 3), keepdim=True)).mul_(2)
 
 
 def _sines(side: int, width: int) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -61,7 +63,16 @@ class Supply:
 def _start(folder: Path, seed: int) -> None:
     global _maker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the training, which ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _maker = batch_maker(folder, seed)
+
+
+def _end_with_parent() -> None:
+    """A training that was killed cannot end it, and the pool's queue would be waited on for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _make(stage: int, step: int) -> Batch:

@@ -19,6 +19,7 @@ from nvlm_trt.mini.batches import HELD_OUT, Batch, BatchMaker
 from nvlm_trt.mini.curriculum import STAGES
 from nvlm_trt.mini.lesson import take_lesson
 from nvlm_trt.mini.model import MiniNvlm
+from nvlm_trt.mini.muon import Muon
 
 __all__ = ["Plan", "Position", "Source", "Trainer"]
 
@@ -34,19 +35,19 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``steps`` in all, the learning rate going down to nothing over the last ``decay_steps``."""
+    """``steps`` in all, the learning rates going down to nothing over the last ``decay_steps``."""
 
     steps: int
     decay_steps: int
-    rate: float = 1.2e-3
     warmup_steps: int = 200
     check_every: int = 200
     check_batches: int = 4
     save_every_s: float = 120.0
 
     def rate_at(self, step: int) -> float:
+        """What the learning rates are multiplied by."""
         left = (self.steps - step) / self.decay_steps if self.decay_steps else 1.0
-        return self.rate * min(1.0, (step + 1) / self.warmup_steps, left)
+        return min(1.0, (step + 1) / self.warmup_steps, left)
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class Trainer:
         self._state = state
         self._say = say
         self._stopping = False
-        self._optimizer = torch.optim.AdamW(model.parameters(), lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
+        self._optimizers = _optimizers(model)
         if state.exists():
             self._load()
 
@@ -84,8 +85,9 @@ class Trainer:
         while self.position.step < self._plan.steps and not self._stopping:
             start_s = time.monotonic()
             lesson_loss, lesson_right, lesson_asked, pictures = self._step(source)
-            loss = 0.98 * loss + 0.02 * lesson_loss if loss else lesson_loss
-            right, asked = 0.98 * right + lesson_right, 0.98 * asked + lesson_asked
+            if lesson_asked:
+                loss = 0.98 * loss + 0.02 * lesson_loss if loss else lesson_loss
+                right, asked = 0.98 * right + lesson_right, 0.98 * asked + lesson_asked
             self.position.step += 1
             self.position.stage_step += 1
             self.position.pictures += pictures
@@ -106,7 +108,7 @@ class Trainer:
         state = {
             "position": asdict(self.position),
             "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
         partial = self._state.with_suffix(".partial")
         torch.save(state, partial)
@@ -125,15 +127,19 @@ class Trainer:
         return right / asked
 
     def _step(self, source: Source) -> tuple[float, int, int, int]:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._plan.rate_at(self.position.step)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * self._plan.rate_at(self.position.step)
         batch = source.take()
         lesson = take_lesson(self.model, batch, STAGES[self.position.stage])
-        self._optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad()
         lesson.loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self._optimizer.step()
-        return lesson.loss.item(), lesson.right, lesson.asked, len(batch.ids) or len(batch.tiles)
+        for optimizer in self._optimizers:
+            optimizer.step()
+        # Letters are not told of where answers are what counts.
+        asked = lesson.asked if batch.ids.size or not STAGES[self.position.stage].tasks else 0
+        return lesson.loss.item(), lesson.right, asked, len(batch.ids) or len(batch.tiles)
 
     def _check(self, source: Source) -> bool:
         """Whether the next stage has begun."""
@@ -161,5 +167,25 @@ class Trainer:
     def _load(self) -> None:
         state = torch.load(self._state, weights_only=True, map_location="cpu")
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.position = Position(**state["position"])
+
+
+def _optimizers(model: MiniNvlm) -> list[torch.optim.Optimizer]:
+    """Muon for what multiplies hidden states, AdamW for tables, vectors and the layers that classify."""
+    matrices: dict[int, list[torch.nn.Parameter]] = {1: [], 3: []}
+    others = []
+    for name, parameter in model.named_parameters():
+        if (
+            parameter.dim() < 2
+            or "embed_tokens" in name
+            or "head." in name
+            or "s.class" in name
+            or "s.position" in name
+        ):
+            others.append(parameter)
+        else:
+            matrices[3 if "attn.qkv" in name else 1].append(parameter)
+    groups = [{"params": params, "blocks": blocks} for blocks, params in matrices.items()]
+    return [Muon(groups, lr=0.02), torch.optim.AdamW(others, lr=1.2e-3, betas=(0.9, 0.98), weight_decay=0.01)]
