@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.errors import NvlmError
+from nvlm_trt.mini.curriculum import STAGES
 from nvlm_trt.mini.exam import ExamQuestion, draw_exam
 from nvlm_trt.mini.reader import VIEWS, Asked, Decode, Reader, embedded_decoder, plain_decoder
 from nvlm_trt.pipeline.builder import build
@@ -77,11 +78,18 @@ def grouped(questions: Sequence[ExamQuestion], right: NDArray[Any]) -> list[dict
 @click.command(help=__doc__)
 @click.option("--checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--pictures", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option(
+    "--stage",
+    type=click.Choice([stage.name for stage in STAGES if stage.tasks]),
+    default="numbers",
+    show_default=True,
+    help="The curriculum's stage whose questions are asked, in all grids.",
+)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--threads", type=int, help="ONNX Runtime's threads; all cores if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def main(checkpoint: Path | None, pictures: int, seed: int, threads: int | None, as_json: bool) -> None:
-    questions = list(draw_exam(seed, pictures))
+def main(checkpoint: Path | None, pictures: int, stage: str, seed: int, threads: int | None, as_json: bool) -> None:
+    questions = list(draw_exam(seed, pictures, next(one for one in STAGES if one.name == stage)))
     start_s = time.monotonic()
     try:
         with TemporaryDirectory() as work:

@@ -44,6 +44,7 @@ STAGES = (
     Stage("large letters", Difficulty(sizes=(20, 40)), {}, _ONE, 32, 1.0, 1.0, 0.50),
     Stage("letters", Difficulty(), {}, _ONE, 32, 1.0, 1.0, 0.75),
     Stage("a short line", Difficulty(lengths=(1, 3), most_words=1), {"read": 1}, _ONE, 32, 0.5, 1.0, 0.50),
+    Stage("numbers", Difficulty("0123456789", (1, 4), 1, (18, 40)), {"read": 1}, GRIDS, 32, 0.15, 1.0, 0.90),
     Stage("lines", Difficulty(), {"read": 1}, _ONE, 32, 0.3, 1.0, 0.50),
     Stage("grids", Difficulty(), {"read": 1}, GRIDS, 64, 0.3, 0.5, 0.50),
     Stage(

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from nvlm_trt.mini.batches import HELD_OUT
-from nvlm_trt.mini.curriculum import GRIDS, STAGES
+from nvlm_trt.mini.curriculum import GRIDS, STAGES, Stage
 from nvlm_trt.mini.scene import paint
 from nvlm_trt.mini.tasks import TASKS, Example
 from nvlm_trt.model.tiling import Grid
@@ -47,9 +47,8 @@ class ExamQuestion:
         return self.pixels_per_em / max(self.grid.cols, self.grid.rows) < 8
 
 
-def draw_exam(seed: int, count: int) -> Iterator[ExamQuestion]:
-    """Grids in turn, tasks as the last stage mixes them."""
-    stage = STAGES[-1]
+def draw_exam(seed: int, count: int, stage: Stage = STAGES[-1]) -> Iterator[ExamQuestion]:
+    """Grids in turn, tasks and difficulty as ``stage`` has them."""
     names, weights = list(stage.tasks), np.array(list(stage.tasks.values()), float)
     for index in range(count):
         rng = np.random.default_rng([seed, _EXAM, HELD_OUT, index])

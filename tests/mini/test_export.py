@@ -34,7 +34,7 @@ def test_what_is_written_answers_as_what_was_trained(base: Path, maker: BatchMak
     assert np.any(heads[:, :4])
     assert not np.any(heads[:, 4:])
 
-    batch = maker.batch(replace(STAGES[-1], tiles=16), 5, HELD_OUT, 0)
+    batch = maker.batch(replace(STAGES[-1], tiles=16), len(STAGES) - 1, HELD_OUT, 0)
     tiles, ids = torch.from_numpy(batch.tiles), torch.from_numpy(batch.ids)
     where, order = torch.from_numpy(batch.targets != NO_TARGET), torch.from_numpy(batch.order)
     with torch.inference_mode():

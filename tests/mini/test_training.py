@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from nvlm_trt.mini.batches import TRAIN, Batch, BatchMaker
 from nvlm_trt.mini.curriculum import STAGES
 from nvlm_trt.mini.lesson import take_lesson
 from nvlm_trt.mini.model import MiniNvlm
+from nvlm_trt.mini.muon import Muon
 from nvlm_trt.mini.trainer import Plan, Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -79,14 +81,34 @@ def test_a_stage_ends_at_its_rate_and_the_next_begins_at_its_own_first_batch(
     trainer.run(supply)
     assert supply.taken == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
     assert [line for line in said if line.startswith("stage")] == [
-        "stage 2 of 6: letters",
-        "stage 3 of 6: a short line",
+        "stage 2 of 7: letters",
+        "stage 3 of 7: a short line",
     ]
 
 
+def test_muon_moves_a_matrix_alike_in_all_its_directions() -> None:
+    weight = torch.nn.Parameter(torch.zeros(24, 16))
+    weight.grad = torch.randn(24, 16, generator=torch.Generator().manual_seed(0)) @ torch.diag(
+        torch.logspace(0, -1, 16)
+    )
+    Muon([{"params": [weight], "blocks": 3}], lr=1.0).step()
+    for block in weight.detach().reshape(3, 8, 16):
+        assert torch.all((torch.linalg.svdvals(block) > 0.5) & (torch.linalg.svdvals(block) < 1.3))
+
+
 def test_the_rate_rises_stays_and_runs_out() -> None:
-    plan = Plan(steps=1000, decay_steps=100, rate=1.0, warmup_steps=10)
+    plan = Plan(steps=1000, decay_steps=100, warmup_steps=10)
     assert [plan.rate_at(step) for step in (0, 9, 500, 899, 950)] == pytest.approx([0.1, 1, 1, 1, 0.5])
+
+
+def wait_for_the_end_of_its_group(group: int) -> None:
+    """The process that drew pictures for a killed run ends by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        for _ in range(400):
+            os.killpg(group, 0)
+            time.sleep(0.05)
+        os.killpg(group, signal.SIGKILL)
+        pytest.fail("a killed run left a process")
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(base: Path, maker: BatchMaker, tmp_path: Path) -> None:
@@ -97,8 +119,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(base: Path, maker: BatchMaker,
             assert process.poll() is None
             time.sleep(0.05)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
+    wait_for_the_end_of_its_group(process.pid)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     steps = state["position"]["step"] + 1
 
