@@ -1,7 +1,7 @@
 """How well the mini model reads: exact answers on the held-out set, through the embedded engines.
 
-    python scripts/evaluate_mini.py                                   # the shipped model, 1000 pictures
-    python scripts/evaluate_mini.py --checkpoint DIR --pictures 200
+    python scripts/evaluate_mini.py OUT/checkpoint                    # what train_mini.py wrote, 1000 pictures
+    python scripts/evaluate_mini.py OUT/checkpoint --pictures 200 --stage questions
 
 It builds a deployment of the embedded engines and asks the same questions of its FP8 decoder and of the checkpoint's
 own bfloat16 values: whole, and of FP8 also without tile tags and with nothing but the thumbnail. Intervals are 95 % of
@@ -30,7 +30,6 @@ from nvlm_trt.mini.curriculum import STAGES
 from nvlm_trt.mini.exam import ExamQuestion, draw_exam
 from nvlm_trt.mini.reader import VIEWS, Asked, Decode, Reader, embedded_decoder, plain_decoder
 from nvlm_trt.pipeline.builder import build
-from nvlm_trt.resources import resource_folder
 
 _GROUPS: Mapping[str, Callable[[ExamQuestion], str]] = {
     "all": lambda question: "all",
@@ -76,7 +75,7 @@ def grouped(questions: Sequence[ExamQuestion], right: NDArray[Any]) -> list[dict
 
 
 @click.command(help=__doc__)
-@click.option("--checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--pictures", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option(
     "--stage",
@@ -88,14 +87,12 @@ def grouped(questions: Sequence[ExamQuestion], right: NDArray[Any]) -> list[dict
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--threads", type=int, help="ONNX Runtime's threads; all cores if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def main(checkpoint: Path | None, pictures: int, stage: str, seed: int, threads: int | None, as_json: bool) -> None:
+def main(checkpoint: Path, pictures: int, stage: str, seed: int, threads: int | None, as_json: bool) -> None:
     questions = list(draw_exam(seed, pictures, next(one for one in STAGES if one.name == stage)))
     start_s = time.monotonic()
     try:
         with TemporaryDirectory() as work:
-            right, answers = examine(
-                checkpoint or resource_folder("calibration") / "mini", Path(work), questions, threads
-            )
+            right, answers = examine(checkpoint, Path(work), questions, threads)
     except NvlmError as error:
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
