@@ -90,7 +90,7 @@ def embedded_decoder(deployment: Path, end_id: int, threads: int | None = None) 
             if emission.finish is not None:
                 ended.set()
 
-        engine.submit(GenerationRequest("", ids, _MAX_TOKENS, rows, end_id), listen)
+        engine.submit(GenerationRequest("", ids, _MAX_TOKENS, prompt_table=rows, end_id=end_id), listen)
 
         def whole() -> list[int]:
             ended.wait()
