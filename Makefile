@@ -11,7 +11,7 @@ PYTHON = .venv/bin/python
 help:  ## Say what there is.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' '$(HERE)/Makefile' | expand -t 16
 
-demo:  ## Small checkpoint, build, Triton server, an answer about a photograph. Leaves everything in demo/.
+demo:  ## Build a small model that can read, start Triton, ask what a sign says. Leaves everything in demo/.
 	@$(SETUP) serve && $(PYTHON) scripts/demo.py
 
 test: lint  ## Format, lint, types and all tests.

@@ -1,6 +1,6 @@
-"""Draw the calibration set's pictures that no camera took: a chart, a page of text, a form.
+"""Draw the calibration set's pictures that no camera took: a chart, a page of text, a form, and the demo's sign.
 
-python scripts/draw_calibration_pictures.py          # writes calibration/pictures/{chart,form,page}.png
+python scripts/draw_calibration_pictures.py          # writes them into calibration/
 
 Photographs alone would leave out what an assistant is shown every day: sharp edges, letters and flat colour. The font
 is the one that comes with Pillow, so the same Pillow draws the same bytes.
@@ -80,6 +80,15 @@ def form() -> Image.Image:
     return image
 
 
+def sign() -> Image.Image:
+    """A house number on a wall, 336 x 224: six of the mini model's tiles, the number inside the upper middle one."""
+    image = Image.new("RGB", (336, 224), "#35402f")
+    draw = ImageDraw.Draw(image)
+    draw.rectangle([130, 34, 206, 80], "#f4f1e4")
+    draw.text((168, 57), "64", "#14284f", _font(34), anchor="mm")
+    return image
+
+
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
@@ -87,6 +96,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def main() -> None:
     for draw in (chart, form, page):
         draw().save(FOLDER / f"{draw.__name__}.png", optimize=True)
+    sign().save(FOLDER.parent / "sign.png", optimize=True)
 
 
 if __name__ == "__main__":
