@@ -98,12 +98,12 @@ class SlotPool:
 
     def _find(self, keys: list[bytes], but: int | None = None) -> tuple[int, int]:
         """A slot, and how many of ``keys`` it holds: as many as any. The next newcomer's own, if it is among them."""
-        best, most = len(self._live), -1
-        for slot in range(self._num_slots):
-            held = self._keys(self._live[slot]) if slot < len(self._live) else self._kept[slot]
-            count = _in_common(held, keys)
-            if slot != but and (count > most or (count == most and slot == len(self._live))):
-                best, most = slot, count
+        live = [self._keys(sequence) for sequence in self._live]
+        counts = [_in_common(held, keys) for held in (*live, *self._kept[len(live) :])]
+        if but is not None:
+            counts[but] = -1
+        most, own = max(counts), len(live)
+        best = own if own < len(counts) and counts[own] == most else counts.index(most)
         self._used[best] = self._clock
         return best, most
 
@@ -119,7 +119,9 @@ class SlotPool:
 
 def _in_common(some: list[bytes], others: list[bytes]) -> int:
     """Keys are chained: where one is equal, all before it are."""
-    low, high = 0, min(len(some), len(others))
+    if not some or not others or some[0] != others[0]:
+        return 0
+    low, high = 1, min(len(some), len(others))
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if some[middle - 1] == others[middle - 1] else (low, middle - 1)
