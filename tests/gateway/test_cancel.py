@@ -31,9 +31,7 @@ def long_stream(chat) -> Any:
 
 
 def check_freed(server, gateway, generated_before: float, at_most: int) -> None:
-    begun = time.monotonic()
     assert wait_until(lambda: running(server) == 0 and door_figure(gateway, "num_requests_running") == 0)
-    assert time.monotonic() - begun < 2
     time.sleep(0.3)  # the decoder's figures are brought up to date ten times a second
     assert figure(server, "tokens_total", "generated") - generated_before < at_most
     assert send(gateway.url, GOOD).status == 200

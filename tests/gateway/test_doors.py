@@ -20,6 +20,7 @@ from nvlm_trt.gateway.server import GatewayServer
 from nvlm_trt.gateway.settings import GatewaySettings, Limits
 from tests.certificate import write_certificate
 from tests.gateway.raw import GOOD, connect, request_bytes, send
+from tests.triton.test_cancel import wait_until
 
 KEYS = ("first-key-of-some-length", "second-key-of-some-length")
 
@@ -97,9 +98,8 @@ def test_beyond_what_runs_and_waits_is_refused_at_once(server):
             second = pool.submit(send, gateway.url, GOOD)
             while b"num_requests_waiting 1.0" not in send(gateway.url, path="/metrics").body:
                 time.sleep(0.01)
-            begun = time.monotonic()
             third = send(gateway.url, GOOD)
-            assert time.monotonic() - begun < 0.5
+            assert not second.done()
             assert (third.status, third.code, third.headers["retry-after"]) == (429, "E-BUSY-DOOR", "1")
             assert third.json["error"]["type"] == "rate_limit_error"
         assert second.result().status == 200
@@ -136,7 +136,7 @@ def test_health_asks_the_ensemble_and_says_no_when_nobody_answers(gateway):
         assert (told.status, told.json["status"], told.code) == (503, "failed", "E-SERVER-UNREACHABLE")
         asked = send(lost.url, GOOD)
         assert (asked.status, asked.code) == (502, "E-SERVER-UNREACHABLE")
-        assert b"num_requests_running 0.0" in send(lost.url, path="/metrics").body
+        assert wait_until(lambda: b"num_requests_running 0.0" in send(lost.url, path="/metrics").body)
 
 
 def test_health_asks_no_more_than_once_a_second(server, gateway):

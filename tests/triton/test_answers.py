@@ -31,7 +31,6 @@ def test_a_stream_comes_in_pieces_and_in_order(client, photos):
         chunks = list(stream)
         answer = stream.finish()
     assert len(chunks) > 1
-    assert chunks[0].output_tokens == 1  # the first does not wait for others
     assert "".join(chunk.text for chunk in chunks) == answer.text
     # The order of tokens shows in the order of their log probabilities.
     whole = client.ask("Tell a story.", photos[:1], AskOptions(max_tokens=40, stream=False, return_log_probs=True))
