@@ -1,7 +1,7 @@
 """Every error a person can meet, as one tree.
 
     NvlmError                       exit  HTTP
-    ├── UsageError                    2    400   a command line or recipe that cannot be meant
+    ├── UsageError                    2    400   a command line, recipe or data set that cannot be meant
     ├── RequestError                  4    400   a request the model cannot answer: picture, prompt, parameter
     ├── CheckpointError               5    500   a model folder that is broken, incomplete or of another architecture
     ├── ArtefactError                 6    500   a built file that is missing, altered or made for something else
@@ -104,6 +104,7 @@ class CancelledError(NvlmError):
 _FAMILIES: dict[str, type[NvlmError]] = {
     "USAGE": UsageError,
     "RECIPE": UsageError,
+    "EVAL": UsageError,
     "IMAGE": RequestError,
     "PROMPT": RequestError,
     "PARAM": RequestError,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -33,7 +34,7 @@ def commands_page() -> str:
         "Exit codes: 0 done, 2 usage or recipe, 4 request, 5 checkpoint, 6 artefact, 7 build, 8 missing tool, "
         "9 server, 10 overloaded, 11 cancelled, 130 Ctrl-C.",
         _section([]),
-        *(_section([name]) for name in command_tree.commands),
+        *map(_section, _commands(command_tree, [])),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -57,6 +58,14 @@ def plan_page() -> str:
 
 
 _PAGES = {"commands.md": commands_page, "plan.md": plan_page}
+
+
+def _commands(group: click.Group, above: list[str]) -> Iterator[list[str]]:
+    """Every command's words, a group's before those of what is in it."""
+    for name, command in group.commands.items():
+        yield [*above, name]
+        if isinstance(command, click.Group):
+            yield from _commands(command, [*above, name])
 
 
 def _section(command: list[str]) -> str:

@@ -14,6 +14,7 @@ import nvlm_trt
 from nvlm_trt.cli.ask import ask
 from nvlm_trt.cli.build import build
 from nvlm_trt.cli.doctor import doctor
+from nvlm_trt.cli.eval import evaluate
 from nvlm_trt.cli.explain import explain
 from nvlm_trt.cli.gateway import gateway
 from nvlm_trt.cli.inspect import inspect
@@ -49,5 +50,5 @@ def main() -> None:
     """From an NVLM-D checkpoint to an answer from a Triton server."""
 
 
-for _command in (doctor, inspect, plan, build, verify, explain, serve, gateway, ask):
+for _command in (doctor, inspect, plan, build, verify, explain, serve, gateway, ask, evaluate):
     main.add_command(_command)

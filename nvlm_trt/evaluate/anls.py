@@ -12,7 +12,7 @@ _THRESHOLD = 0.5
 
 
 def anls(answer: str, truths: Sequence[str], *, strict: bool = False) -> float:
-    """The best over ``truths``. The release's script normalises as for VQA first; strict, as the benchmark, does not."""
+    """The best over ``truths``. The release's script normalises as for VQA first; strict, as the benchmark, not."""
     if not strict:
         answer, truths = normalise(answer), [normalise(truth) for truth in truths]
     return max(_similarity(_plain(answer), _plain(truth)) for truth in truths)

@@ -1,8 +1,8 @@
 """Which letter an answer to a multiple-choice question means: the rule of the MMMU benchmark.
 
-"(B)" or "B)" anywhere; else a "B" between blanks; else, in answers of more than five words, the text of an option. Where
-several are found, the one that begins last. The reference looks for the last place of "(B)" alone even if "B)" was
-found, and of two that have none it takes the first; strict looks for what was found.
+"(B)" or "B)" anywhere; else a "B" between blanks; else, in answers of more than five words, the text of an option.
+Where several are found, the one that begins last. The reference looks for the last place of "(B)" alone even if "B)"
+was found, and of two that have none it takes the first; strict looks for what was found.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ someone'd've someone'll someone's something'd something'd've something'll that's
 they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
 where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've
 y'all y'all'll y'all'd've you'd you'd've you'll you're you've
-""".split()
+"""
 
 
 def _keys(word: str) -> list[str]:
     return [word[:at] + word[at + 1 :] for at, letter in enumerate(word) if letter == "'"]
 
 
-CONTRACTIONS = {key: word for word in _WORDS for key in _keys(word)} | {"somebody'd": "somebodyd"}
+CONTRACTIONS = {key: word for word in _WORDS.split() for key in _keys(word)} | {"somebody'd": "somebodyd"}

@@ -1,7 +1,7 @@
 """MathVista's free-form answers: equal after normalisation and a cut to two decimals.
 
-The reference cuts ("0.999" is "0.99"), and fails on an empty answer; here that one is wrong. Strict rounds, keeps signs,
-and compares numbers as numbers.
+The reference cuts ("0.999" is "0.99"), and fails on an empty answer; here that one is wrong. Strict rounds, keeps
+signs, and compares numbers as numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _TWO_PLACES = Decimal("0.01")
 
 def math_match(answer: str, truth: str, *, strict: bool = False) -> float:
     given = _said(_short(normalise(answer, strict=strict), strict))
-    return float(bool(given) and _number(given, strict) == _number(_short(normalise(truth, strict=strict), strict), strict))
+    return float(
+        bool(given) and _number(given, strict) == _number(_short(normalise(truth, strict=strict), strict), strict)
+    )
 
 
 def _short(text: str, strict: bool) -> str:

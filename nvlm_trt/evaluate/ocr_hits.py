@@ -1,4 +1,4 @@
-"""OCRBench: is the text in the answer? Case does not count, line ends are blanks; formulas of HME100k lose all blanks."""
+"""OCRBench: is the text in the answer? Case does not count, line ends are blanks; HME100k's formulas lose blanks."""
 
 from __future__ import annotations
 

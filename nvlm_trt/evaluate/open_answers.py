@@ -41,7 +41,10 @@ def points(answer: str) -> list[Point]:
     """What the answer may be saying: lower-case texts, and numbers rounded to two decimals."""
     lowered = answer.strip().strip(".").lower()
     lines = lowered.split("\n")
-    tails = [_tail(line, (*_PHRASES, "=") if line_number == len(lines) else _PHRASES) for line_number, line in enumerate(lines, 1)]
+    tails = [
+        _tail(line, (*_PHRASES, "=") if line_number == len(lines) else _PHRASES)
+        for line_number, line in enumerate(lines, 1)
+    ]
     found = [tail for tail in tails if tail and tail not in _TRIVIAL] or [lowered]
     found += [number for tail in tuple(found) for pattern in _NUMBERS for number in pattern.findall(tail)]
     return list(dict.fromkeys(point for text in found for point in _read(text)))

@@ -24,7 +24,7 @@ class Rules:
     seed: int = 0
 
     def guess(self, choices: list[str], sample_id: object) -> str:
-        """"" under ``strict``, which equals no choice."""
+        """ "" under ``strict``, which equals no choice."""
         if self.strict or not choices:
             return ""
         if self.no_answer == "first":

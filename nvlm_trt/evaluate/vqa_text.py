@@ -17,16 +17,14 @@ from nvlm_trt.evaluate.contractions import CONTRACTIONS
 
 __all__ = ["normalise"]
 
-_MARKS = ";/[]\"{}()=+\\_-><@`,?!"
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _MAX_PERIODS = 32
 _NEGATIVE = re.compile(r"(?<![\w.])-(?=\.?\d)")
 _SIGN = "\N{MINUS SIGN}"  # no mark of the list: it survives
-_NUMBERS = {"none": "0"} | {
-    word: str(number)
-    for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
-}
+_COUNTED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_COUNTED)}
 _ARTICLES = frozenset(("a", "an", "the"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -33,6 +34,13 @@ TREE = {
         *("--image", "--protocol", "--stream", "--max-tokens", "--temperature", "--top-k", "--top-p", "--seed"),
         *("--checkpoint", "--json", "--quiet"),
     },
+    "eval": set(),
+    "eval run": {
+        *("--data", "--server", "-o", "--annotations", "--pictures", "--concurrency", "--max-tokens", "--first-line"),
+        *("--no-answer", "--seed", "--partitions", "--partition", "--limit", "--timeout", "--json", "--quiet"),
+    },
+    "eval score": {"--ground-truth", "--strict", "--json", "--quiet"},
+    "eval compare": {"--ground-truth", "--strict", "--json", "--quiet"},
 }
 EXIT_CODES = {
     "UsageError": 2,
@@ -47,10 +55,17 @@ EXIT_CODES = {
 }
 
 
+def commands(group: click.Group = main, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{above}{name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{above}{name} ")
+
+
 def test_the_command_tree() -> None:
     told = {
         name: {option.opts[0] for option in command.params if isinstance(option, click.Option)}
-        for name, command in main.commands.items()
+        for name, command in commands()
     }
     assert told == TREE
 
@@ -91,7 +106,7 @@ def test_a_bug_shows_its_traceback() -> None:
 
 
 def test_every_command_and_option_has_help() -> None:
-    for name, command in main.commands.items():
+    for name, command in commands():
         assert command.help, name
         for option in command.params:
             assert not isinstance(option, click.Option) or option.help, f"{name} {option.name}"
@@ -101,8 +116,9 @@ def test_help_loads_nothing_heavy() -> None:
     program = (
         "import sys\n"
         "from nvlm_trt.cli import main\n"
-        "for name in [None, *main.commands]:\n"
-        "    main([name, '--help'] if name else ['--help'], standalone_mode=False)\n"
+        "inner = [['eval', 'run'], ['eval', 'score'], ['eval', 'compare']]\n"
+        "for words in ([], *([name] for name in main.commands), *inner):\n"
+        "    main([*words, '--help'], standalone_mode=False)\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'tokenizers', 'tritonclient', 'grpc', 'rich', 'pydantic'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
@@ -124,7 +140,7 @@ def test_the_commands_page_is_up_to_date() -> None:
 
 def test_the_commands_page_names_every_option() -> None:
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    for name, command in main.commands.items():
+    for name, command in commands():
         section = page.partition(f"## nvlm-trt {name}\n")[2].partition("\n## ")[0]
         assert section, name
         for option in command.params:

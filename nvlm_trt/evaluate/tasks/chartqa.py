@@ -35,5 +35,7 @@ CHARTQA = Task(
     needs=("gt_answer",),
     read=_rows,
     sample=_sample,
-    judge=one_by_one(lambda record, rules: relaxed_match(record["answer"], record["gt_answer"][0], strict=rules.strict)),
+    judge=one_by_one(
+        lambda record, rules: relaxed_match(record["answer"], record["gt_answer"][0], strict=rules.strict)
+    ),
 )

@@ -1,4 +1,4 @@
-"""MathVista: mathematics in pictures, with options or without. One object of records by id, as the benchmark ships it."""
+"""MathVista: mathematics in pictures, with options or without. One object of records by id, as it is shipped."""
 
 from __future__ import annotations
 

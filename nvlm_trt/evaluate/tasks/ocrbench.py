@@ -1,4 +1,4 @@
-"""OCRBench: a thousand questions whose answer is text in the picture; the score is how many hits, by kind of question."""
+"""OCRBench: a thousand questions whose answer is text in the picture; the score counts hits, by kind of question."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """VQAv2: questions about photographs, ten people's answers to each.
 
-One list of records, each with its picture's path: the form the release's script reads, made of the benchmark's two files.
+One list of records, each with its picture's path: the form the release's script reads, made of the benchmark's two.
 """
 
 from __future__ import annotations
