@@ -81,7 +81,7 @@ def test_a_line_of_mmmu_holds_the_choice_that_was_meant():
 def test_a_task_is_found_by_any_of_its_names():
     assert find_task("docvqa") is find_task("SPDocVQA")
     assert find_task("RealWorldQA").name == "RealworldQA"
-    with pytest.raises(UsageError, match="E-EVAL-TASK.*'nothing'.*MMMU, MathVista"):
+    with pytest.raises(UsageError, match=r"E-EVAL-TASK.*'nothing'.*MMMU, MathVista"):
         find_task("nothing")
 
 
@@ -128,7 +128,7 @@ def test_a_malformed_value_is_named_by_file_record_and_key(tmp_path, name, wrong
 @pytest.mark.parametrize("text", ["", "[", "[]", "{}", "7", '["x"]', "\udcff"])
 def test_what_is_no_data_set_is_refused(tmp_path, name, text):
     (tmp_path / CONTENT[name][0]).write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(UsageError, match="E-EVAL-(DATA|MISSING)"):
+    with pytest.raises(UsageError, match=r"E-EVAL-(DATA|MISSING)"):
         read_data_set(find_task(name), tmp_path)
 
 
@@ -144,7 +144,7 @@ def test_a_record_number_is_right_and_numbers_are_taken_as_texts(tmp_path):
     data = read_data_set(find_task("ChartQA"), write(tmp_path, "ChartQA", [good]))
     assert data.samples[0].fields["gt_answer"] == ["12"]
     write(tmp_path, "ChartQA", [good, good, {**good, "label": [1]}])
-    with pytest.raises(UsageError, match='chartqa.json, record 3: "label" is no text'):
+    with pytest.raises(UsageError, match=r'chartqa.json, record 3: "label" is no text'):
         read_data_set(find_task("ChartQA"), tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_duplicates_are_told_and_the_first_is_kept(tmp_path):
 
 
 def test_the_usual_file_must_be_the_only_one(tmp_path):
-    with pytest.raises(UsageError, match="E-EVAL-MISSING.*none of test_human.json"):
+    with pytest.raises(UsageError, match=r"E-EVAL-MISSING.*none of test_human.json"):
         read_data_set(find_task("ChartQA"), tmp_path)
     for name in ("test_human.json", "test_augmented.json"):
         (tmp_path / name).write_text(json.dumps(CONTENT["ChartQA"][1]), encoding="utf-8")

@@ -81,6 +81,6 @@ def test_the_result_has_single_blanks_and_no_capitals(text, strict):
     assert result == result.lower()
 
 
-@given(st.lists(st.sampled_from("red green cat dog 7 42 street".split()), max_size=6))
+@given(st.lists(st.sampled_from(["red", "green", "cat", "dog", "7", "42", "street"]), max_size=6))
 def test_plain_words_pass_unchanged(words):
     assert normalise(" ".join(words)) == " ".join(words)
