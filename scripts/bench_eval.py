@@ -90,7 +90,8 @@ def main(folder: Path, questions: int, concurrency: int, repeats: int) -> None:
         write_data(Path(work), questions)
         data = read_data_set(_TASK, Path(work))
         wanted, _ = bare_loop(data, server.grpc_url, concurrency)
-        bare, harnessed = [], []
+        bare: list[float] = []
+        harnessed: list[float] = []
         for number in range(repeats):
             rounds = (
                 (bare, bare_loop(data, server.grpc_url, concurrency)),
