@@ -63,8 +63,13 @@ install_packages() {
         apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# The tests look at pages in a real browser (tests/browser.py).
+lacking_browser() {
+    [ "$want" != dev ] || command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium
+}
+
 python=$(find_python)
-lacking=$(lacking_packages "$python")
+lacking=$(lacking_packages "$python" && lacking_browser)
 # shellcheck disable=SC2086  # one word per package
 [ -z "$lacking" ] || install_packages $lacking
 
