@@ -105,6 +105,7 @@ _FAMILIES: dict[str, type[NvlmError]] = {
     "USAGE": UsageError,
     "RECIPE": UsageError,
     "EVAL": UsageError,
+    "LOAD": UsageError,
     "IMAGE": RequestError,
     "PROMPT": RequestError,
     "PARAM": RequestError,

@@ -1,0 +1,241 @@
+"""What a latency measurement leaves: one JSON file, of this form.
+
+    Measurement            circumstances, deployment, what was asked for
+    └── points             one for each load of a sweep: 8 clients, 4 requests a second, ...
+        ├── runs           one for each repetition: counts, percentiles, the server's own times, what was wrong with it
+        └── summary        each figure's median, least and most over the valid runs
+
+Times are milliseconds and begin when a request was *due*, not when it was sent: under open-loop load a server that
+stalls makes everybody wait who would have come meanwhile. A run with ``problems`` is not valid and is not summarised;
+its figures stay. ``docs/latency.md`` explains every key; a change of meaning gets another ``version``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+
+from nvlm_trt.errors import UsageError
+
+__all__ = [
+    "Check",
+    "Circumstances",
+    "Deployed",
+    "Distribution",
+    "Experiment",
+    "Generator",
+    "LoadKind",
+    "Measurement",
+    "ModelTimes",
+    "Point",
+    "PointLoad",
+    "Run",
+    "ServerSide",
+    "Spread",
+    "TilesEncoded",
+    "load_measurement",
+]
+
+LoadKind = Literal["closed", "poisson", "uniform", "trace"]
+
+
+class _Form(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Distribution(_Form):
+    """Of ``n`` samples. Percentiles interpolate linearly, as numpy's do by default."""
+
+    n: int = pydantic.Field(ge=1)
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+
+class Spread(_Form):
+    """Of a figure over ``runs`` repetitions."""
+
+    runs: int = pydantic.Field(ge=1)
+    median: float
+    least: float
+    most: float
+
+
+class PointLoad(_Form):
+    """``clients`` for a closed loop, ``rate_per_s`` for open-loop arrivals; a trace's rate is its mean."""
+
+    kind: LoadKind
+    clients: int | None = None
+    rate_per_s: float | None = None
+
+
+class Generator(_Form):
+    """How well the load was made. ``send_lag_ms`` is from due to sent, ``loop_lag_ms`` how late a timer of the event
+    loop fired; ``cpu_share`` is processor time over wall time, 1 is one core."""
+
+    send_lag_ms: Distribution | None
+    loop_lag_ms: Distribution | None
+    cpu_share: float
+
+
+class ModelTimes(_Form):
+    """Triton's own statistics of one model during the run; times are means of a request."""
+
+    requests: int
+    failures: int
+    executions: int
+    queue_ms: float
+    input_ms: float
+    compute_ms: float
+    output_ms: float
+
+
+class TilesEncoded(_Form):
+    """Tiles of all requests: ``computed`` by the vision engine in ``calls``, or ``cached`` from before."""
+
+    computed: int
+    cached: int
+    calls: int
+
+
+class ServerSide(_Form):
+    """None where the server does not tell: statistics need Triton's address, tiles its metrics page's."""
+
+    models: dict[str, ModelTimes] | None = None
+    tiles: TilesEncoded | None = None
+
+
+class Check(_Form):
+    """Answers under load against the same requests alone, one after another."""
+
+    asked_alone: int
+    equal: int
+    different: int
+    examples: tuple[str, ...] = ()
+
+
+class Run(_Form):
+    """One repetition. ``planned`` = ``completed`` + ``unsent`` + the sum of ``errors``, by code.
+
+    ``seconds`` is from the first request's due time to the last one's end. ``tbt_ms`` is a request's mean time between
+    tokens, (last - first) / (tokens - 1); ``gap_ms`` the time between two deliveries, which may carry several tokens.
+    ``good`` are completed requests within the objective.
+    """
+
+    repetition: int
+    valid: bool
+    interrupted: bool
+    problems: tuple[str, ...]
+    seconds: float
+    planned: int
+    completed: int
+    unsent: int
+    errors: dict[str, int]
+    good: int | None
+    completed_per_s: float
+    output_tokens_per_s: float
+    good_per_s: float | None
+    in_flight_at_last_arrival: int | None
+    ttft_ms: Distribution | None
+    tbt_ms: Distribution | None
+    gap_ms: Distribution | None
+    e2e_ms: Distribution | None
+    input_tokens: Distribution | None
+    output_tokens: Distribution | None
+    tiles: Distribution | None
+    generator: Generator
+    server: ServerSide
+    check: Check | None = None
+
+
+class Point(_Form):
+    """``summary`` has ``completed_per_s``, ``output_tokens_per_s``, ``good_per_s``, and for ``ttft``, ``tbt``, ``gap``
+    and ``e2e`` the figures ``ttft_ms_p50``, ``ttft_ms_p90``, ``ttft_ms_p99``; those that some valid run has."""
+
+    load: PointLoad
+    runs: tuple[Run, ...]
+    summary: dict[str, Spread]
+
+    @property
+    def valid(self) -> bool:
+        return bool(self.summary)
+
+
+class Circumstances(_Form):
+    """Of the machine that made the load; ``server`` is what answers, as it names itself."""
+
+    date: str
+    cpu: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    packages: dict[str, str]
+    command: str
+    server: str | None
+
+
+class Deployed(_Form):
+    """From the deployment's manifest. ``max_tiles`` bounds one picture's grid, without its thumbnail."""
+
+    manifest_sha256: str
+    recipe: str
+    decoder_engine: str
+    decoder_precision: str
+    kv_cache: str
+    decoder_exclude: tuple[str, ...]
+    vision_engine: str
+    vision_precision: str
+    max_tiles: int
+    tile_size: int
+    max_batch_size: int
+
+
+class Experiment(_Form):
+    """``mix`` is the mix file's content, ``objective`` the limits that a good request keeps, in milliseconds."""
+
+    door: str
+    mix_name: str
+    mix: dict[str, pydantic.JsonValue]
+    seed: int
+    warm_up: int
+    repetitions: int
+    timeout_s: float
+    objective: dict[Literal["ttft", "tbt", "e2e"], float]
+
+
+class Measurement(_Form):
+    """``requests_file`` stands beside this one and has a line for each request."""
+
+    format: Literal["nvlm-trt latency"] = "nvlm-trt latency"
+    version: Literal[1] = 1
+    circumstances: Circumstances
+    deployment: Deployed | None
+    experiment: Experiment
+    requests_file: str | None
+    points: tuple[Point, ...]
+
+    def dump(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def load_measurement(file: Path) -> Measurement:
+    """Raises ``UsageError`` E-LOAD-RESULT."""
+    try:
+        return Measurement.model_validate_json(file.read_bytes())
+    except OSError:
+        raise _unreadable(file, "it cannot be opened") from None
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "its start"
+        raise _unreadable(file, f"{where}: {first['msg']}") from None
+
+
+def _unreadable(file: Path, why: str) -> UsageError:
+    what = f"{file.name} is no latency measurement of this version: {why}."
+    return UsageError("E-LOAD-RESULT", what, "Measure again: python calibration/latency.py run")
