@@ -1,221 +1,208 @@
-"""How fast a deployment answers: time to first token, tokens a second under load, and what the ensemble itself costs.
+"""How quickly a deployment answers under load. docs/latency.md explains what is measured, and how to read it.
 
-    python calibration/latency.py DIR [--concurrency 1 --concurrency 8] [--repeats 5] [--json FILE]
+    python calibration/latency.py run DIR --clients 1 --clients 8 --clients 32 -o closed.json
+    python calibration/latency.py run grpc://HOST:PORT --rate 4 --rate 8 --objective ttft=500ms,tbt=50ms -o open.json
+    python calibration/latency.py run http://HOST:PORT/v1 --trace arrivals.jsonl -o replay.json
+    python calibration/latency.py recover open.requests.jsonl -o open.json
 
-Closed loop: each of C clients asks again as soon as it has its answer, over gRPC streaming, half the questions about a
-picture. Every answer is held against the same question asked alone; one that differs ends the run with exit 1.
-
-The ensemble's overhead is what a request for one token takes beyond the model's own time, which the decoder counts on
-the metrics page: Triton, preprocessing, the empty vision step, scheduling, postprocessing and the client, one by one.
+Results go to stdout, progress to stderr. The exit code is 1 if a run is not valid, or an answer under load differed.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
+import contextlib
 import os
-import platform
-import statistics
-import sys
-import threading
-import time
-import urllib.request
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from nvlm_trt.client import AskOptions, GrpcClient, open_client
-from nvlm_trt.client.answer import Answer
-from nvlm_trt.deploy.server import TritonServer
-from nvlm_trt.pipeline.deployment import open_deployment
+from nvlm_trt.checkpoint.disk import publish, write_beside
+from nvlm_trt.cli.output import Output, output_options
+from nvlm_trt.errors import NvlmError
+from nvlm_trt.load.circumstances import circumstances, deployed
+from nvlm_trt.load.doors.registry import DOORS, door_of
+from nvlm_trt.load.journal import Journal, read_journal
+from nvlm_trt.load.measure import MeasureOptions, measure
+from nvlm_trt.load.mix import Mix, read_mix
+from nvlm_trt.load.objective import read_objective
+from nvlm_trt.load.result import Experiment, Measurement
+from nvlm_trt.load.schedule import ClosedLoad, Load, PoissonLoad, TraceLoad, UniformLoad
+from nvlm_trt.load.server_side import server_name
+from nvlm_trt.load.target import Target, started_target, target_at
+from nvlm_trt.load.text import measurement_text
+from nvlm_trt.load.trace import read_trace
 
-_MODEL_SECONDS = 'nvlm_decoder_seconds_total{part="model"}'
-_METRICS_PERIOD_S = 0.3  # longer than the decoder takes between two updates
+_FILE = click.Path(path_type=Path)
+_MIX = Path(__file__).parent / "mixes" / "pictures.toml"
+_NICE = -10  # where a server on the same cores must not keep the clock waiting; only root may
+_RATE = click.FloatRange(0, min_open=True)
+_ARRIVALS = {"poisson": PoissonLoad, "uniform": UniformLoad}
 
-PICTURE = Path(__file__).parent / "pictures" / "rocket.jpg"
-QUESTIONS: tuple[tuple[str, bool], ...] = (
-    ("What is in this picture?", True),
-    ("Name three colours.", False),
-    ("Describe the image in one sentence.", True),
-    ("Write a short greeting.", False),
+
+@click.group(context_settings={"max_content_width": 100})
+def main() -> None:
+    """Measure the latency of a deployment under load."""
+
+
+@main.command()
+@click.argument("target_name", metavar="URL-or-DIR")
+@click.option("--clients", type=click.IntRange(1, 4096), multiple=True, help="A closed loop of so many clients.")
+@click.option("--rate", "rates", type=_RATE, multiple=True, help="Requests a second, whatever the answers do.")
+@click.option("--arrivals", type=click.Choice([*_ARRIVALS]), default="poisson", show_default=True, help="Of --rate.")
+@click.option("--trace", "trace_file", type=_FILE, help="Replay these arrivals (JSONL) instead of a mix.")
+@click.option("--speed", "speeds", type=_RATE, multiple=True, help="So many times as fast as the trace.")
+@click.option("--mix", "mix_file", type=_FILE, help="What is asked (TOML).  [default: mixes/pictures.toml]")
+@click.option("--requests", type=click.IntRange(1), default=100, show_default=True, help="Of each run.")
+@click.option("--repetitions", type=click.IntRange(1), default=3, show_default=True, help="Runs of each load.")
+@click.option("--warm-up", type=click.IntRange(0), default=16, show_default=True, help="Requests before each load.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Everything random is drawn from it.")
+@click.option(
+    "--objective", "limits", default="", metavar="LIMITS", help="Of a good request: ttft=500ms,tbt=50ms,e2e=5s"
 )
-
-
-class WrongAnswer(Exception):
-    """An answer under load differed from the same question's answer alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """One level of concurrency: medians over repeats, with the smallest and the largest. Times in milliseconds."""
-
-    concurrency: int
-    requests: int
-    tokens_per_s: tuple[float, float, float]
-    first_token_ms_p50: tuple[float, float, float]
-    first_token_ms_p99: tuple[float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Overhead:
-    """Milliseconds of a one-token request less the mean of its model time, over one door."""
-
-    door: str
-    requests: int
-    p50: float
-    p99: float
-    model: float
-
-
-def measure_load(url: str, concurrency: int, per_client: int, max_tokens: int, repeats: int) -> Load:
-    picture = PICTURE.read_bytes()
-    options = AskOptions(max_tokens=max_tokens)
-    with GrpcClient(url) as client:
-        alone = [client.ask(text, [picture] if seen else [], options).text for text, seen in QUESTIONS]
-        rates, p50s, p99s = [], [], []
-        for _ in range(repeats):
-            answers, seconds = _closed_loop(client, concurrency, per_client, options, picture, alone)
-            firsts = [answer.time_to_first_token_s * 1000 for answer in answers]
-            rates.append(sum(answer.output_tokens for answer in answers) / seconds)
-            p50s.append(quantile(firsts, 0.50))
-            p99s.append(quantile(firsts, 0.99))
-    return Load(concurrency, concurrency * per_client, spread(rates), spread(p50s), spread(p99s))
-
-
-def _closed_loop(
-    client: GrpcClient, concurrency: int, per_client: int, options: AskOptions, picture: bytes, alone: Sequence[str]
-) -> tuple[list[Answer], float]:
-    answers: list[Answer] = []
-    failures: list[BaseException] = []
-
-    def one_client(number: int) -> None:
-        try:
-            for turn in range(per_client):
-                index = (number + turn) % len(QUESTIONS)
-                text, seen = QUESTIONS[index]
-                answer = client.ask(text, [picture] if seen else [], options)
-                if answer.text != alone[index]:
-                    raise WrongAnswer(f"{text!r} gave {answer.text!r}, and {alone[index]!r} alone")
-                answers.append(answer)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=one_client, args=(number,)) for number in range(concurrency)]
-    start_s = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return answers, time.perf_counter() - start_s
-
-
-def measure_overhead(server: TritonServer, url: str, requests: int) -> Overhead:
-    options = AskOptions(max_tokens=1)
-    question = QUESTIONS[1][0]
-    milliseconds = []
-    with open_client(url) as client:
-        for _ in range(requests // 10):
-            client.ask(question, options=options)
-        before = _model_seconds(server.metrics_url)
-        for _ in range(requests):
-            start_s = time.perf_counter()
-            client.ask(question, options=options)
-            milliseconds.append((time.perf_counter() - start_s) * 1000)
-        model = (_model_seconds(server.metrics_url) - before) * 1000 / requests
-    beyond = [taken - model for taken in milliseconds]
-    return Overhead(url.partition(":")[0], requests, quantile(beyond, 0.50), quantile(beyond, 0.99), model)
-
-
-def _model_seconds(metrics_url: str) -> float:
-    """The decoder's counter, once it rests: it is brought up to date a few times a second."""
-    last = -1.0
-    while True:
-        with urllib.request.urlopen(metrics_url) as page:
-            lines = page.read().decode().splitlines()
-        value = next(float(line.split()[-1]) for line in lines if line.startswith(_MODEL_SECONDS))
-        if value == last:
-            return value
-        last = value
-        time.sleep(_METRICS_PERIOD_S)
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` of all do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
-
-
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    return min(values), statistics.median(values), max(values)
-
-
-def circumstances() -> dict[str, object]:
-    models = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("nvlm-trt", "onnxruntime", "nvidia-pytriton", "numpy")},
-        "command": f"python {' '.join(sys.argv)}",
-    }
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-
-
-@click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--concurrency", "levels", type=click.IntRange(1, 1024), multiple=True, default=(1, 8, 32))
-@click.option("--per-client", type=click.IntRange(1), default=8, show_default=True, help="Requests of each client.")
-@click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--overhead-requests", type=click.IntRange(10), default=500, show_default=True)
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also write them here.")
-def main(
-    folder: Path,
-    levels: tuple[int, ...],
-    per_client: int,
-    max_tokens: int,
-    repeats: int,
-    overhead_requests: int,
-    json_file: Path | None,
+@click.option("--check", is_flag=True, help="Ask each request again, alone, and compare the answers.")
+@click.option("--timeout", "timeout_s", type=_RATE, default=60.0, show_default=True, help="Seconds without a token.")
+@click.option("--door", type=click.Choice([door.name for door in DOORS]), help="For a DIR.  [default: grpc]")
+@click.option("--checkpoint", type=_FILE, help="For a DIR: where its checkpoint lies now.")
+@click.option("--triton", "triton_url", metavar="URL", help="For a gateway: the Triton behind it, for its statistics.")
+@click.option("--metrics", "metrics_url", metavar="URL", help="For a URL: Triton's metrics page.")
+@click.option(
+    "--deployment", "folder", type=_FILE, help="For a URL: the deployment's folder, to say what was measured."
+)
+@click.option("-o", "out", type=_FILE, metavar="FILE.json", help="Write the result there, and all requests beside it.")
+@output_options
+def run(
+    target_name: str,
+    clients: tuple[int, ...],
+    rates: tuple[float, ...],
+    arrivals: str,
+    trace_file: Path | None,
+    speeds: tuple[float, ...],
+    mix_file: Path | None,
+    requests: int,
+    repetitions: int,
+    warm_up: int,
+    seed: int,
+    limits: str,
+    check: bool,
+    timeout_s: float,
+    door: str | None,
+    checkpoint: Path | None,
+    triton_url: str | None,
+    metrics_url: str | None,
+    folder: Path | None,
+    out: Path | None,
+    output: Output,
 ) -> None:
-    """Measure the embedded deployment in DIR on this machine, server and clients on the same cores."""
-    deployment = open_deployment(folder)
-    facts = circumstances()
-    click.echo("\n".join(f"{key:16} {value}" for key, value in facts.items()))
-    with TritonServer(deployment.folder, deployment.checkpoint) as server:
-        try:
-            loads = [measure_load(server.grpc_url, level, per_client, max_tokens, repeats) for level in levels]
-        except WrongAnswer as wrong:
-            sys.exit(f"wrong answer: {wrong}")
-        overheads = [measure_overhead(server, url, overhead_requests) for url in (server.grpc_url, server.http_url)]
-    click.echo(f"\n{'clients':>7} {'tokens/s':>22} {'first token p50 ms':>22} {'first token p99 ms':>22}")
-    for load in loads:
-        cells = (load.tokens_per_s, load.first_token_ms_p50, load.first_token_ms_p99)
-        texts = (f"{middle:.0f} ({low:.0f}-{high:.0f})" for low, middle, high in cells)
-        click.echo(f"{load.concurrency:7} " + " ".join(f"{text:>22}" for text in texts))
-    for overhead in overheads:
-        click.echo(
-            f"ensemble overhead over {overhead.door}: p50 {overhead.p50:.2f} ms, p99 {overhead.p99:.2f} ms "
-            f"(beside {overhead.model:.2f} ms of model time, {overhead.requests} requests)"
+    """Put load on a server and measure how quickly it answers.
+
+    A URL is grpc://HOST:PORT or http://HOST:PORT of a Triton, or http://HOST:PORT/v1 of a gateway; its API key is taken
+    from NVLM_TRT_API_KEY. With a DIR a server is started for the measurement. Several --clients, --rate or --speed are
+    a sweep. Ctrl-C ends the measurement and keeps what was measured.
+    """
+    objective = read_objective(limits)
+    mix = None if trace_file else read_mix(mix_file or _MIX)
+    loads = _loads(mix, mix_file, trace_file, clients, rates, arrivals, speeds, seed)
+    here = "://" not in target_name
+    if (door or checkpoint) if not here else (triton_url or metrics_url or folder):
+        wrong = "--door and --checkpoint are for a DIR" if not here else "--triton, --metrics, --deployment for a URL"
+        raise click.UsageError(f"{wrong}.")
+    described = Path(target_name) if here else folder
+    deployment = deployed(described, checkpoint) if described else None
+    with (
+        started_target(Path(target_name), checkpoint, door or "grpc", timeout_s)
+        if here
+        else contextlib.nullcontext(target_at(target_name, triton_url, metrics_url, timeout_s))
+    ) as target:
+        experiment = Experiment(
+            door=door_of(target.url).name,
+            mix_name=mix.name if mix else trace_file.stem if trace_file else "",
+            mix=mix.to_json() if mix else None,
+            seed=seed,
+            warm_up=warm_up,
+            repetitions=repetitions,
+            timeout_s=timeout_s,
+            objective=objective,
         )
-    if json_file:
-        report = {
-            **facts,
-            "loads": [asdict(load) for load in loads],
-            "overheads": [asdict(overhead) for overhead in overheads],
-        }
-        json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        requests_file = out.with_suffix(".requests.jsonl") if out else None
+        head = Measurement(
+            circumstances=circumstances(server_name(target.triton_url) if target.triton_url else None),
+            deployment=deployment,
+            experiment=experiment,
+            requests_file=requests_file.name if requests_file else None,
+            points=(),
+        )
+        with Journal(head, requests_file) as journal:
+            options = MeasureOptions(requests, repetitions, warm_up, seed, check)
+            asyncio.run(_until_stopped(target, loads, options, journal, output))
+            measurement = journal.measurement()
+    _tell(measurement, out, output)
+
+
+@main.command()
+@click.argument("requests_file", metavar="FILE.requests.jsonl", type=_FILE)
+@click.option("-o", "out", type=_FILE, metavar="FILE.json", help="Write the result there.")
+@output_options
+def recover(requests_file: Path, out: Path | None, output: Output) -> None:
+    """Make a result of the requests file that a killed measurement left."""
+    _tell(read_journal(requests_file), out, output)
+
+
+async def _until_stopped(
+    target: Target, loads: list[Load], options: MeasureOptions, journal: Journal, output: Output
+) -> None:
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await measure(target, loads, options, journal, stop, output.note)
+
+
+def _loads(
+    mix: Mix | None,
+    mix_file: Path | None,
+    trace_file: Path | None,
+    clients: tuple[int, ...],
+    rates: tuple[float, ...],
+    arrivals: str,
+    speeds: tuple[float, ...],
+    seed: int,
+) -> list[Load]:
+    if trace_file is not None:
+        if mix_file or clients or rates:
+            raise click.UsageError("A trace says what is asked and when; leave out --mix, --clients and --rate.")
+        trace = read_trace(trace_file, seed)
+        return [TraceLoad(trace, trace_file.parent, speed) for speed in speeds or (1.0,)]
+    if speeds:
+        raise click.UsageError("--speed is of a --trace.")
+    assert mix is not None
+    closed = clients if clients or rates else (1,)
+    open_loop = _ARRIVALS[arrivals]
+    return [*(ClosedLoad(mix, count) for count in closed), *(open_loop(mix, rate) for rate in rates)]
+
+
+def _tell(measurement: Measurement, out: Path | None, output: Output) -> None:
+    if out is not None:
+        write_beside(out, measurement.dump().encode())
+        publish([out])
+    output.result(measurement.model_dump(mode="json"), measurement_text(measurement))
+    if not all(run.valid for point in measurement.points for run in point.runs):
+        raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def _errors_shown() -> Iterator[None]:
+    try:
+        yield
+    except NvlmError as error:
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":
-    main()
+    with _errors_shown():
+        main()

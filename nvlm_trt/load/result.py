@@ -18,11 +18,12 @@ from typing import Literal
 
 import pydantic
 
-from nvlm_trt.errors import UsageError
+from nvlm_trt.load.failures import bad_result, first_fault
 
 __all__ = [
     "Check",
     "Circumstances",
+    "DecoderWork",
     "Deployed",
     "Distribution",
     "Experiment",
@@ -73,6 +74,12 @@ class PointLoad(_Form):
     clients: int | None = None
     rate_per_s: float | None = None
 
+    @property
+    def shown(self) -> str:
+        if self.clients is not None:
+            return f"{self.clients} client{'s' if self.clients != 1 else ''}"
+        return f"{self.kind} {self.rate_per_s:g}/s" if self.rate_per_s else self.kind
+
 
 class Generator(_Form):
     """How well the load was made. ``send_lag_ms`` is from due to sent, ``loop_lag_ms`` how late a timer of the event
@@ -103,19 +110,32 @@ class TilesEncoded(_Form):
     calls: int
 
 
+class DecoderWork(_Form):
+    """What the embedded decoder did during the run. Of ``step_s`` ``model_s`` was spent in the model."""
+
+    prompt_tokens: int
+    reused_tokens: int
+    generated_tokens: int
+    preemptions: int
+    step_s: float
+    model_s: float
+
+
 class ServerSide(_Form):
-    """None where the server does not tell: statistics need Triton's address, tiles its metrics page's."""
+    """None where the server does not tell: models' times need Triton's address, the rest its metrics page's."""
 
     models: dict[str, ModelTimes] | None = None
     tiles: TilesEncoded | None = None
+    decoder: DecoderWork | None = None
 
 
 class Check(_Form):
-    """Answers under load against the same requests alone, one after another."""
+    """Answers under load against the same requests alone, one after another; ``unanswered`` alone."""
 
     asked_alone: int
     equal: int
     different: int
+    unanswered: int
     examples: tuple[str, ...] = ()
 
 
@@ -124,7 +144,8 @@ class Run(_Form):
 
     ``seconds`` is from the first request's due time to the last one's end. ``tbt_ms`` is a request's mean time between
     tokens, (last - first) / (tokens - 1); ``gap_ms`` the time between two deliveries, which may carry several tokens.
-    ``good`` are completed requests within the objective.
+    ``good`` are completed requests within the objective, ``short`` those that ended before their length. Runs of one
+    ``schedule_sha256`` were asked the same.
     """
 
     repetition: int
@@ -132,8 +153,10 @@ class Run(_Form):
     interrupted: bool
     problems: tuple[str, ...]
     seconds: float
+    schedule_sha256: str
     planned: int
     completed: int
+    short: int
     unsent: int
     errors: dict[str, int]
     good: int | None
@@ -197,11 +220,11 @@ class Deployed(_Form):
 
 
 class Experiment(_Form):
-    """``mix`` is the mix file's content, ``objective`` the limits that a good request keeps, in milliseconds."""
+    """``mix`` is the mix file's content, None with a trace. A good request keeps the ``objective``, milliseconds."""
 
     door: str
     mix_name: str
-    mix: dict[str, pydantic.JsonValue]
+    mix: dict[str, pydantic.JsonValue] | None
     seed: int
     warm_up: int
     repetitions: int
@@ -229,13 +252,6 @@ def load_measurement(file: Path) -> Measurement:
     try:
         return Measurement.model_validate_json(file.read_bytes())
     except OSError:
-        raise _unreadable(file, "it cannot be opened") from None
+        raise bad_result(file.name, "it cannot be opened") from None
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "its start"
-        raise _unreadable(file, f"{where}: {first['msg']}") from None
-
-
-def _unreadable(file: Path, why: str) -> UsageError:
-    what = f"{file.name} is no latency measurement of this version: {why}."
-    return UsageError("E-LOAD-RESULT", what, "Measure again: python calibration/latency.py run")
+        raise bad_result(file.name, first_fault(error)) from None

@@ -1,0 +1,32 @@
+"""What is known of a run beside its requests: at its beginning, and at its end."""
+
+from __future__ import annotations
+
+import pydantic
+
+from nvlm_trt.load.result import Distribution, PointLoad, ServerSide
+
+__all__ = ["RunEnd", "RunStart"]
+
+
+class _Form(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RunStart(_Form):
+    """``point`` counts the loads of a sweep from 0, ``repetition`` the runs of one."""
+
+    point: int
+    repetition: int
+    load: PointLoad
+    planned: int
+    schedule_sha256: str
+
+
+class RunEnd(_Form):
+    """What a run has that was cut off is the default."""
+
+    interrupted: bool = True
+    loop_lag_ms: Distribution | None = None
+    cpu_share: float = 0.0
+    server: ServerSide = ServerSide()

@@ -1,0 +1,144 @@
+"""The server's own account of a run: the difference of its counters after and before.
+
+Triton's statistics have each model's requests and the nanoseconds they spent queued, in inputs, computing and in
+outputs. Of the decoder, which answers long after Triton's call into it has returned, they say little; its own counters
+are on the metrics page, as are the vision encoder's tiles.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf import json_format
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from nvlm_trt.client.grpc_client import read_address
+from nvlm_trt.load.result import DecoderWork, ModelTimes, ServerSide, TilesEncoded
+
+__all__ = ["Counters", "difference", "read_counters", "server_name"]
+
+T = TypeVar("T")
+_TIMEOUT_S = 10.0
+_LINE = re.compile(r"^(nvlm_\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
+_PARTS = {
+    "queue_ms": "queue",
+    "input_ms": "compute_input",
+    "compute_ms": "compute_infer",
+    "output_ms": "compute_output",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """``models`` maps a model to Triton's numbers by path, ``metrics`` the page's names with labels to values."""
+
+    models: Mapping[str, Mapping[str, int]] | None
+    metrics: Mapping[str, float] | None
+
+
+def read_counters(triton_url: str | None, metrics_url: str | None) -> Counters:
+    """None in place of what cannot be read: a server that died in a run still leaves the run's own figures."""
+    return Counters(
+        _tried(lambda: _statistics(triton_url)) if triton_url else None,
+        _tried(lambda: _metrics(metrics_url)) if metrics_url else None,
+    )
+
+
+def difference(before: Counters, after: Counters) -> ServerSide:
+    models = tiles = decoder = None
+    if before.models is not None and after.models is not None:
+        empty: dict[str, int] = {}
+        models = {name: _times(before.models.get(name, empty), numbers) for name, numbers in after.models.items()}
+    if before.metrics is not None and after.metrics is not None:
+        old, new = before.metrics, after.metrics
+        change = {name: value - old.get(name, 0.0) for name, value in new.items()}
+        if "nvlm_vision_calls_total" in change:
+            tiles = TilesEncoded(
+                computed=round(change.get('nvlm_vision_cache_tiles_total{outcome="miss"}', 0)),
+                cached=round(change.get('nvlm_vision_cache_tiles_total{outcome="hit"}', 0)),
+                calls=round(change["nvlm_vision_calls_total"]),
+            )
+        if 'nvlm_decoder_seconds_total{part="step"}' in change:
+            tokens = {
+                kind: round(change.get(f'nvlm_decoder_tokens_total{{kind="{kind}"}}', 0))
+                for kind in ("prompt", "reused", "generated")
+            }
+            decoder = DecoderWork(
+                **{f"{kind}_tokens": count for kind, count in tokens.items()},
+                preemptions=round(change.get("nvlm_decoder_preemptions_total", 0)),
+                step_s=round(change['nvlm_decoder_seconds_total{part="step"}'], 4),
+                model_s=round(change.get('nvlm_decoder_seconds_total{part="model"}', 0), 4),
+            )
+    return ServerSide(models=models, tiles=tiles, decoder=decoder)
+
+
+def server_name(triton_url: str) -> str | None:
+    """As it names itself, "triton 2.51.0"; None if it does not answer."""
+
+    def over_grpc() -> dict[str, Any]:
+        return _grpc(triton_url, "ServerMetadata", service_pb2.ServerMetadataRequest())
+
+    data = _tried(over_grpc if triton_url.startswith("grpc://") else lambda: _get_json(f"{triton_url}/v2"))
+    return f"{data['name']} {data['version']}" if data else None
+
+
+def _times(before: Mapping[str, int], after: Mapping[str, int]) -> ModelTimes:
+    def change(name: str) -> int:
+        return after.get(name, 0) - before.get(name, 0)
+
+    requests, failures = change("success.count"), change("fail.count")
+    means = {
+        key: round(change(f"{part}.ns") / 1e6 / max(1, change(f"{part}.count")), 4) for key, part in _PARTS.items()
+    }
+    return ModelTimes(requests=requests, failures=failures, executions=change("executions"), **means)
+
+
+def _statistics(url: str) -> dict[str, dict[str, int]]:
+    if url.startswith("grpc://"):
+        data = _grpc(url, "ModelStatistics", service_pb2.ModelStatisticsRequest())
+    else:
+        data = _get_json(f"{url}/v2/models/stats")
+    return {
+        model["name"]: {
+            "executions": int(model.get("execution_count", 0)),
+            **{
+                f"{part}.{unit}": int(numbers.get(unit, 0))
+                for part, numbers in model["inference_stats"].items()
+                for unit in ("count", "ns")
+            },
+        }
+        for model in data["model_stats"]
+    }
+
+
+def _metrics(url: str) -> dict[str, float]:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as page:
+        text = page.read().decode()
+    return {name + (f"{{{labels}}}" if labels else ""): float(value) for name, labels, value in _LINE.findall(text)}
+
+
+def _grpc(url: str, call: str, request: Any) -> dict[str, Any]:
+    with grpc.insecure_channel(read_address(url)) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        response = getattr(stub, call)(request, timeout=_TIMEOUT_S)
+    data: dict[str, Any] = json_format.MessageToDict(response, preserving_proto_field_name=True)
+    return data
+
+
+def _get_json(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
+        data: dict[str, Any] = json.load(response)
+    return data
+
+
+def _tried(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except (OSError, ValueError, KeyError, grpc.RpcError):
+        return None
