@@ -37,7 +37,7 @@ from nvlm_trt.load.trace import read_trace
 
 _FILE = click.Path(path_type=Path)
 _MIX = Path(__file__).parent / "mixes" / "pictures.toml"
-_NICE = -10  # where a server on the same cores must not keep the clock waiting; only root may
+_NICER = -10
 _RATE = click.FloatRange(0, min_open=True)
 _ARRIVALS = {"poisson": PoissonLoad, "uniform": UniformLoad}
 
@@ -153,13 +153,12 @@ def recover(requests_file: Path, out: Path | None, output: Output) -> None:
 async def _until_stopped(
     target: Target, loads: list[Load], options: MeasureOptions, journal: Journal, output: Output
 ) -> None:
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    await measure(target, loads, options, journal, stop, output.note)
+    with _preferred():
+        await measure(target, loads, options, journal, stop, output.note)
 
 
 def _loads(
@@ -192,6 +191,18 @@ def _tell(measurement: Measurement, out: Path | None, output: Output) -> None:
     output.result(measurement.model_dump(mode="json"), measurement_text(measurement))
     if not all(run.valid for point in measurement.points for run in point.runs):
         raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def _preferred() -> Iterator[None]:
+    """A server on the same cores must not keep the clock waiting. Only root may ask for that."""
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, niceness + _NICER)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,9 +29,9 @@ from typing import Any
 
 import click
 
-from calibration.latency import circumstances
 from nvlm_trt.checkpoint.synthetic import SIZES, write_checkpoint
 from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
+from nvlm_trt.load.circumstances import circumstances
 from scripts.machine_limits import Limits, decode_step_s, measure_limits, prefill_s
 from scripts.plain_checkpoint import write_plain_checkpoint
 
@@ -233,7 +232,7 @@ def main(
 
     cache.mkdir(parents=True, exist_ok=True)
     peers = () if no_peers else peers or ("vllm", "transformers")
-    facts = {**circumstances(), "date": time.strftime("%Y-%m-%d"), "peers": ", ".join(PEERS) if peers else "none"}
+    facts = {**circumstances().model_dump(), "peers": ", ".join(PEERS) if peers else "none"}
     click.echo("\n".join(f"{key:16} {value}" for key, value in facts.items()))
     reports = []
     for preset in presets:

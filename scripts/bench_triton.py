@@ -23,11 +23,11 @@ from typing import Any
 import click
 import numpy as np
 
-from calibration.latency import circumstances, quantile, spread
 from nvlm_trt.client import AskOptions, GrpcClient
 from nvlm_trt.deploy.server import TritonServer
 from nvlm_trt.embedded.engine import EmbeddedEngine
 from nvlm_trt.embedded.request import Emission, GenerationRequest
+from nvlm_trt.load.circumstances import circumstances
 from nvlm_trt.model.tokenizer import NvlmTokenizer
 from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.serving.preprocess import Prepared, Preprocessor
@@ -142,7 +142,7 @@ def _processor_s() -> dict[str, float]:
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 def main(folder: Path, streams: int, turns: int, max_tokens: int, repeats: int) -> None:
     deployment = open_deployment(folder)
-    click.echo("\n".join(f"{key:16} {value}" for key, value in circumstances().items()))
+    click.echo("\n".join(f"{key:16} {value}" for key, value in circumstances().model_dump().items()))
     questions = [" ".join(_WORDS[(stream * 7 + word * 3) % 10] for word in range(20)) for stream in range(streams)]
     model = deployment.folder / "model"
     tokenizer = NvlmTokenizer.from_folder(model)
@@ -180,10 +180,10 @@ def main(folder: Path, streams: int, turns: int, max_tokens: int, repeats: int) 
         "triton tokens/s": [served.rate for _, served in pairs],
         "triton / engine": [served.rate / alone.rate for alone, served in pairs],
         "tokens a response": [served.tokens / served.responses for _, served in pairs],
-        "first token p50 ms": [1e3 * quantile(served.first_s, 0.5) for _, served in pairs],
+        "first token p50 ms": [1e3 * statistics.median(served.first_s) for _, served in pairs],
     }
     for name, values in rows.items():
-        least, middle, most = spread(values)
+        least, middle, most = min(values), statistics.median(values), max(values)
         click.echo(f"{name:20} {middle:.4g} ({least:.4g}-{most:.4g})")
     for name in ("client", "server", *_MODELS):
         cores = statistics.median(served.cores[name] for _, served in pairs)

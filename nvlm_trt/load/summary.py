@@ -15,9 +15,9 @@ from nvlm_trt.load.run_log import RunEnd, RunStart
 
 __all__ = ["distribution", "summarize_run", "summarize_runs"]
 
-# How late the generator may be, at these percentiles: so many milliseconds, or this share of the time to the first token
-# at the same percentile. A pause of a virtual machine now and then is in the tail, and shown; a generator that is late
-# as a rule, or whose pauses make most of the tail, has measured itself.
+# How late the generator may be, at these percentiles: so many milliseconds, or this share of the time to the first
+# token at the same percentile. A pause of a virtual machine now and then is in the tail, and shown; a generator that is
+# late as a rule, or whose pauses make most of the tail, has measured itself.
 _LATENESS = (("p90", 5.0, 0.1), ("p99", 20.0, 0.5))
 # The server is gone, or is not what it was taken for; the rest of the run measures nothing.
 _FATAL = ("E-SERVER-UNREACHABLE", "E-SERVER-LOST", "E-SERVER-MODEL", "E-SERVER-PROTOCOL")
