@@ -24,14 +24,14 @@ from nvlm_trt.load.record import Record, UnderWay
 from nvlm_trt.load.request import LoadRequest, Planned
 from nvlm_trt.load.run_log import RunEnd, RunStart
 from nvlm_trt.load.schedule import Load, schedule_digest
-from nvlm_trt.load.server_side import difference, read_counters
+from nvlm_trt.load.server_side import Counters, difference, read_counters
 from nvlm_trt.load.summary import distribution
 from nvlm_trt.load.target import Target
 from nvlm_trt.model.tiling import Grid
 
 __all__ = ["MeasureOptions", "measure"]
 
-_SETTLE_S = 0.5  # the decoder brings its counters up to date a few times a second
+_SETTLE_S = 0.4  # the decoder brings its counters up to date a few times a second
 _WARM_UP_CLIENTS = 8
 
 
@@ -121,10 +121,9 @@ class _Measuring:
             if taken.code is None:
                 answers.add(request, taken.text)
 
-        before = read_counters(self._target.triton_url, self._target.metrics_url)
+        before = await self._counters()
         driven = await drive(self._door, prepared, load.clients, self._stop, ended)
-        await asyncio.sleep(_SETTLE_S)
-        after = read_counters(self._target.triton_url, self._target.metrics_url)
+        after = await self._counters()
         self._journal.run_end(
             RunEnd(
                 interrupted=driven.interrupted,
@@ -134,6 +133,11 @@ class _Measuring:
             )
         )
         return answers
+
+    async def _counters(self) -> Counters:
+        if self._target.metrics_url:
+            await asyncio.sleep(_SETTLE_S)
+        return read_counters(self._target.triton_url, self._target.metrics_url)
 
     async def _check(self, load: Load, answers: dict[int, Answers]) -> None:
         distinct = tuple(dict.fromkeys(request for one in answers.values() for request in one.requests))

@@ -19,8 +19,8 @@ __all__ = ["distribution", "summarize_run", "summarize_runs"]
 # token at the same percentile. A pause of a virtual machine now and then is in the tail, and shown; a generator that is
 # late as a rule, or whose pauses make most of the tail, has measured itself.
 _LATENESS = (("p90", 5.0, 0.1), ("p99", 20.0, 0.5))
-# The server is gone, or is not what it was taken for; the rest of the run measures nothing.
-_FATAL = ("E-SERVER-UNREACHABLE", "E-SERVER-LOST", "E-SERVER-MODEL", "E-SERVER-PROTOCOL")
+# What load does to a server that is well. Any other failure means that it was not, or was not asked what was meant.
+_OF_LOAD = ("E-BUSY-", "E-SERVER-TIMEOUT", "HTTP-429", "HTTP-503")
 _TIMES = ("ttft_ms", "tbt_ms", "gap_ms", "e2e_ms")
 _RATES = ("completed_per_s", "output_tokens_per_s", "good_per_s")
 
@@ -122,9 +122,10 @@ def _lateness(generator: Generator, ttft_ms: Distribution | None) -> Iterator[st
 
 
 def _failures(whole: int, errors: Counter[str], check: Check | None) -> Iterator[str]:
-    fatal = {code: errors[code] for code in _FATAL if errors[code]}
-    if fatal:
-        yield "the server failed: " + ", ".join(f"{count} {code}" for code, count in fatal.items())
+    other = {code: count for code, count in sorted(errors.items()) if not code.startswith((*_OF_LOAD, UNFINISHED))}
+    if other:
+        told = ", ".join(f"{count} {code}" for code, count in other.items())
+        yield f"requests failed of something else than load: {told}"
     elif not whole and errors:
         yield "no request was answered"
     if check is not None and check.different:

@@ -43,9 +43,11 @@ async def served(behave: Behaviour) -> AsyncIterator[str]:
             lines = await reader.readuntil(b"\r\n\r\n")
             length = next(line for line in lines.lower().split(b"\r\n") if line.startswith(b"content-length:"))
             await reader.readexactly(int(length.partition(b":")[2]))
-            number, mine = number + 1, number
-            await behave(mine, writer)
+            number += 1
+            await behave(number, writer)
             await writer.drain()
+        except (asyncio.CancelledError, asyncio.IncompleteReadError):
+            pass  # the server is closed, or the client has left
         finally:
             writer.close()
 

@@ -23,16 +23,13 @@ def plan(due_s: Sequence[float | None]) -> list[Planned]:
 
 
 async def driven(
-    behave: Behaviour, planned: list[Planned], clients: int | None, *, path: str = "", stop_s: float | None = None
+    behave: Behaviour, planned: list[Planned], clients: int | None, *, path: str = "", stop: asyncio.Event | None = None
 ) -> Driven:
     async with served(behave) as url:
         door = door_of(url + path).open(url + path, 0.5)
         prepared = [(one, door.prepare(one.request, [])) for one in planned]
-        stop = asyncio.Event()
-        if stop_s is not None:
-            asyncio.get_running_loop().call_later(stop_s, stop.set)
         try:
-            return await drive(door, prepared, clients, stop)
+            return await drive(door, prepared, clients, stop or asyncio.Event())
         finally:
             await door.close()
 
@@ -125,11 +122,11 @@ async def test_every_way_to_fail_has_its_code() -> None:
             writer.write(head() + b'data: {"text_output": "a"}\n\n')
         elif number == 9:  # the connection breaks in the middle
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\ndata:")
-        elif number == 10:  # longer than the client waits; what comes next is its request to stop
+        elif number == 11:  # longer than the client waits
             writer.write(head() + event("a"))
             await writer.drain()
             await asyncio.sleep(2)
-        else:
+        else:  # 10 and 12 ask to stop what was left in the middle
             writer.write(head())
 
     run = await driven(behave, plan([None] * 10), 1)
@@ -184,13 +181,18 @@ async def test_a_server_that_is_gone_is_unreachable() -> None:
 @pytest.mark.parametrize("clients", [2, None])
 @in_event_loop
 async def test_a_stop_keeps_what_was_measured(clients: int | None) -> None:
+    """It comes with the fourth request, when the first two were answered long ago and the last two wait."""
+    stop = asyncio.Event()
+
     async def behave(number: int, writer: asyncio.StreamWriter) -> None:
+        if number == 4:
+            stop.set()
         if number > 2:
             await asyncio.sleep(5)
         writer.write(head() + event("a"))
 
-    due = [None] * 50 if clients else [0.0, 0.0, 0.1, 0.1, *[60.0] * 46]
-    run = await driven(behave, plan(due), clients, stop_s=0.4)
+    due = [None] * 50 if clients else [0.0, 0.0, 0.5, 0.5, *[60.0] * 46]
+    run = await driven(behave, plan(due), clients, stop=stop)
     assert run.interrupted
     assert sorted(taken.code or "" for taken in run.done) == ["", "", UNFINISHED, UNFINISHED]
 
