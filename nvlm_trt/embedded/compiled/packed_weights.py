@@ -1,0 +1,88 @@
+"""The checkpoint's tensors as the step's code reads them: matrices in panels, in their own bytes; vectors in float32.
+
+What is made here is all that is read afterwards, embedding rows aside; the checkpoint's pages are let go of.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
+from nvlm_trt.embedded.compiled.layout import LAYER, LINEAR, Layout
+from nvlm_trt.embedded.compiled.memory import aligned
+from nvlm_trt.embedded.compiled.number_format import Float8
+from nvlm_trt.embedded.config import linear_shapes
+from nvlm_trt.errors import ArtefactError
+
+__all__ = ["PackedWeights"]
+
+
+class PackedWeights:
+    """``layers`` is LAYER [num_layers] but for the caches; ``head`` a LINEAR, ``head_norm`` float32.
+
+    Raises ``ArtefactError`` E-ARTEFACT-DECODER for e4m3 weights that hold NaN.
+    """
+
+    def __init__(self, checkpoint: DecoderCheckpoint, layout: Layout, quantize_activations: bool) -> None:
+        self._checkpoint, self._layout = checkpoint, layout
+        self._quantize_activations = quantize_activations
+        self._held: list[NDArray[Any]] = []  # what the records point at
+        config = checkpoint.config.decoder
+        self.layers = np.zeros(config.num_layers, LAYER)
+        for index, layer in enumerate(self.layers):
+            prefix = f"transformer.layers.{index}."
+            layer["norm"] = self._vector(f"{prefix}input_layernorm.weight")
+            layer["mlp_norm"] = self._vector(f"{prefix}post_layernorm.weight")
+            layer["bias"] = self._vector(f"{prefix}attention.qkv.bias")
+            for name in linear_shapes(config):
+                layer[name.rpartition(".")[2]] = self._linear(prefix, name)
+        self.head = np.zeros((), LINEAR)
+        self.head["panels"], self.head["restore"] = self._matrix("lm_head.weight"), 1
+        self.head_norm = self._vector("transformer.ln_f.weight")
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(array.nbytes for array in self._held)
+
+    def _linear(self, prefix: str, name: str) -> Any:
+        linear, checkpoint, module = np.zeros((), LINEAR), self._checkpoint, prefix + name
+        linear["panels"], linear["restore"] = self._matrix(f"{module}.weight"), 1
+        if module in checkpoint.config.quantized:
+            linear["fp8"], scale = 1, checkpoint.scale(f"{module}.weights_scaling_factor")
+            if self._quantize_activations:
+                # fc and gate share the larger scale, as in ``graph``.
+                sharing = ("mlp.fc", "mlp.gate") if name in ("mlp.fc", "mlp.gate") else (name,)
+                quantise = max(checkpoint.scale(f"{prefix}{one}.activation_scaling_factor") for one in sharing)
+                linear["quantise"], scale = quantise, scale * quantise
+            linear["restore"] = scale * np.float32(Float8.factor)
+        return linear
+
+    def _matrix(self, name: str) -> int:
+        matrix = self._checkpoint.read(name)
+        raw = matrix.view(np.uint8 if matrix.dtype.itemsize == 1 else np.uint16)
+        if raw.dtype == np.uint8 and ((raw & 0x7F) == 0x7F).any():
+            raise ArtefactError(
+                "E-ARTEFACT-DECODER", f"The decoder checkpoint: {name} holds NaN.", "Build the decoder checkpoint again."
+            )
+        width, depth = raw.shape
+        columns = self._layout.columns
+        panels = aligned((-(-width // columns), depth, columns), raw.dtype, zeroed=width % columns > 0)
+        whole = width // columns
+        panels[:whole] = raw[: whole * columns].reshape(whole, columns, depth).transpose(0, 2, 1)
+        if width % columns:
+            panels[whole, :, : width % columns] = raw[whole * columns :].T
+        self._checkpoint.drop_pages(name)
+        return self._hold(panels)
+
+    def _vector(self, name: str) -> int:
+        vector = self._checkpoint.read(name)
+        padded = aligned((self._layout.padded(len(vector)),), np.float32, zeroed=True)
+        padded[: len(vector)] = vector
+        return self._hold(padded)
+
+    def _hold(self, array: NDArray[Any]) -> int:
+        self._held.append(array)
+        return array.ctypes.data

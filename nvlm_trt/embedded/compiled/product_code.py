@@ -1,0 +1,109 @@
+"""Products of rows with a panel of weights: what a step of a decoder consists of.
+
+A matrix lies in panels of as many columns as two vectors have lanes: all its rows' parts of one panel, then the next.
+So a sum is a lane, weights multiply whole vectors, and one activation is spread over them; nothing is summed across.
+
+``tile`` keeps the sums of up to 12 rows in registers (6 where there are 16 of those). Up to so many rows of a batch
+read narrow weights straight from memory. Where there are more, a piece of a panel is widened once into a buffer that
+the cache holds, and all tiles read that.
+
+**A row's bits do not depend on its company.** Each sum is one accumulator that runs through its products in order,
+whatever tile it is part of; where a long sum is interrupted between two pieces of a panel it waits in memory as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nvlm_trt.embedded.compiled.number_format import Float32, NumberFormat
+from nvlm_trt.embedded.compiled.vector_writer import FLOAT, VectorWriter
+
+__all__ = ["PIECE", "ProductWriter"]
+
+PIECE = 256  # of a panel's rows, widened at once: 32 KB with 32 columns, and as much of a tile's activations
+_FLOAT32 = Float32()
+_AHEAD_BYTES = 2048  # what is read from memory is asked for so much earlier: a fifth quicker, anything from 1 to 4 KB
+
+
+class ProductWriter:
+    """Writes ``tile_*`` and ``product_*`` for the number formats it is asked for, and calls of them. ``row_bytes`` is
+    the distance of two rows of activations, one for all, so that it is part of the instructions.
+    """
+
+    def __init__(self, w: VectorWriter, row_bytes: int) -> None:
+        self._w, self._row_bytes = w, row_bytes
+
+    def tile(self, of: NumberFormat, *arguments: Any) -> None:
+        """``rows, left, panel, trips, sums, sums_bytes``: 1 to ``tile_rows`` rows of ``left`` times ``trips`` rows of a
+        panel, onto ``sums``, which lie ``sums_bytes`` apart.
+        """
+        self._w.call(f"tile_{of.name}", *arguments)
+
+    def product(self, of: NumberFormat, *arguments: Any) -> None:
+        """``rows, left, panel, depth, sums, piece``: any number of rows times a panel of ``depth`` rows. ``sums`` has a
+        panel's width; ``piece`` is room for ``PIECE`` rows of it.
+        """
+        self._w.call(f"product_{of.name}", *arguments)
+
+    def write_tile(self, of: NumberFormat) -> None:
+        w = self._w
+        with w.function(f"tile_{of.name}", "iaaiai", exported=False) as (rows, *operands):
+            done = w.b.function.append_basic_block("done")
+            cases = w.b.switch(rows, done)
+            for count in range(1, w.tile_rows + 1):
+                block = w.b.function.append_basic_block(f"rows{count}")
+                cases.add_case(w.size(count), block)
+                w.b.position_at_end(block)
+                self._write_sums(of, count, *operands)
+                w.b.branch(done)
+            w.b.position_at_end(done)
+
+    def write_product(self, of: NumberFormat) -> None:
+        w = self._w
+        panel_row, wide_row = w.columns * of.num_bytes, w.columns * FLOAT
+        with w.function(f"product_{of.name}", "iaaiaa", exported=False) as (rows, left, panel, depth, sums, piece):
+            b = w.b
+            with w.loop(rows) as row:
+                for half in range(2):
+                    w.store(w.number(0), w.at(sums, (row.index, wide_row), half * w.lanes * FLOAT))
+            with b.if_else(b.icmp_signed("<=", rows, w.size(w.tile_rows))) as (few, many):
+                with few:
+                    self.tile(of, rows, left, panel, depth, sums, wide_row)
+                with many:
+                    tiles = w.pieces(rows, w.tile_rows)
+                    with w.loop(w.pieces(depth, PIECE)) as at:
+                        start = b.mul(at.index, w.size(PIECE))
+                        trips = w.smaller(b.sub(depth, start), w.size(PIECE))
+                        self._widen(of, w.at(panel, (start, panel_row)), trips, piece)
+                        with w.loop(tiles) as tile:
+                            first = b.udiv(b.mul(rows, tile.index), tiles)
+                            after = b.udiv(b.mul(rows, b.add(tile.index, w.size(1))), tiles)
+                            left_at = w.at(left, (first, self._row_bytes), (start, FLOAT))
+                            sums_at = w.at(sums, (first, wide_row))
+                            self.tile(_FLOAT32, b.sub(after, first), left_at, piece, trips, sums_at, wide_row)
+
+    def _write_sums(
+        self, of: NumberFormat, count: int, left: Any, panel: Any, trips: Any, sums: Any, sums_bytes: Any
+    ) -> None:
+        w = self._w
+        places = [w.at(sums, (sums_bytes, row), half * w.lanes * FLOAT) for row in range(count) for half in range(2)]
+        with w.loop(trips, [w.load_floats(place) for place in places]) as trip:
+            numbers = w.at(panel, (trip.index, w.columns * of.num_bytes))
+            if of.num_bytes < FLOAT:
+                w.prefetch(w.at(numbers, _AHEAD_BYTES))
+            columns = of.widen(w, numbers)
+            for row in range(count):
+                factor = w.load_splat(w.at(left, (trip.index, FLOAT), row * self._row_bytes))
+                for half in range(2):
+                    place = 2 * row + half
+                    trip.carried[place] = w.add_product(trip.carried[place], factor, columns[half])
+        for place, total in zip(places, trip.carried, strict=True):
+            w.store(total, place)
+
+    def _widen(self, of: NumberFormat, numbers: Any, trips: Any, piece: Any) -> None:
+        w = self._w
+        with w.loop(trips) as trip:
+            row = w.at(numbers, (trip.index, w.columns * of.num_bytes))
+            w.prefetch(w.at(row, _AHEAD_BYTES))
+            for half, values in enumerate(of.widen(w, row)):
+                w.store(values, w.at(piece, (trip.index, w.columns * FLOAT), half * w.lanes * FLOAT))

@@ -1,0 +1,67 @@
+"""Threads that compute steps together: the caller's, and a worker for each further core.
+
+Between two steps workers look for the next one for a tenth of a millisecond, in compiled code, and then sleep on a lock:
+a step of a small model takes no longer than waking a thread does, and between requests the cores belong to others.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from nvlm_trt.embedded.compiled.layout import LINE
+from nvlm_trt.embedded.compiled.memory import aligned
+from nvlm_trt.embedded.compiled.step_function import StepFunction
+from nvlm_trt.embedded.compiled.team_code import WAKE
+
+__all__ = ["Team"]
+
+_WORD = 8
+
+
+class Team:
+    """``step`` is a ``STEP`` record, whose fields for the team are set here. ``threads`` None means all cores."""
+
+    def __init__(self, function: StepFunction, step: Any, threads: int | None) -> None:
+        count = threads or len(os.sched_getaffinity(0))
+        scratch = aligned((count, function.layout.scratch()["size"]), np.uint8)
+        self._board = aligned((1 + function.num_phases, LINE // _WORD), np.int64, zeroed=True)
+        self._calls = aligned((count, LINE // _WORD), np.int64, zeroed=True)
+        step["threads"], step["scratch"], step["board"] = count, scratch.ctypes.data, self._board.ctypes.data
+        self._step, self._scratch = step, scratch
+        code = function.code
+        self._take_part, self._call = code.function("step", "ai"), code.function("call", "ai")
+        self._work = code.function("work", "aai")
+        self._locks = [threading.Lock() for _ in range(1, count)]
+        self._closed = False
+        for thread, lock in enumerate(self._locks, 1):
+            lock.acquire()
+            self._calls[thread, 0] = 1  # asleep
+            threading.Thread(target=self._help, args=(thread, lock), name="nvlm-step", daemon=True).start()
+
+    def run(self) -> None:
+        """The step that the record describes."""
+        self._board[1:, 0] = 0
+        if self._locks:
+            self._wake()
+        self._take_part(self._step.ctypes.data, 0)
+
+    def close(self) -> None:
+        """Ends the workers; idle ones only."""
+        self._closed = True
+        self._calls[0, 0] = -(2**62)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._call(self._calls.ctypes.data, len(self._locks))
+        for lock, was_asleep in zip(self._locks, self._calls[1:, WAKE // _WORD].tolist(), strict=True):
+            if was_asleep:
+                lock.release()
+
+    def _help(self, thread: int, lock: Any) -> None:
+        while not self._closed:
+            lock.acquire()
+            self._work(self._calls.ctypes.data, self._step.ctypes.data, thread)
