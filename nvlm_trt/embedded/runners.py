@@ -35,6 +35,20 @@ def open_pool(name: str, checkpoint: DecoderCheckpoint, options: PoolOptions) ->
     return _RUNNERS[name](checkpoint, options)
 
 
+def _compiled(checkpoint: DecoderCheckpoint, options: PoolOptions) -> Pool:
+    from nvlm_trt.embedded.compiled.runner import CompiledRunner
+
+    runner = CompiledRunner(
+        checkpoint,
+        max_batch_size=options.max_batch_size,
+        max_seq_len=options.max_seq_len,
+        max_rows=options.max_rows,
+        quantize_activations=options.quantize_activations,
+        threads=options.threads,
+    )
+    return BlockPool(runner, options.max_batch_size, options.max_seq_len)
+
+
 def _onnxruntime(checkpoint: DecoderCheckpoint, options: PoolOptions) -> Pool:
     from nvlm_trt.embedded.onnxruntime_runner import OnnxRuntimeRunner
 
@@ -85,4 +99,8 @@ def _torch(checkpoint: DecoderCheckpoint, options: PoolOptions) -> Pool:
     return BlockPool(runner, options.max_batch_size, options.max_seq_len)
 
 
-_RUNNERS: dict[str, Callable[[DecoderCheckpoint, PoolOptions], Pool]] = {"onnxruntime": _onnxruntime, "torch": _torch}
+_RUNNERS: dict[str, Callable[[DecoderCheckpoint, PoolOptions], Pool]] = {
+    "compiled": _compiled,
+    "onnxruntime": _onnxruntime,
+    "torch": _torch,
+}

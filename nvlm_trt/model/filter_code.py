@@ -20,12 +20,10 @@ times 2^22, and pixels end at 255.
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
+from nvlm_trt.machine_code import CodeWriter, MachineCode, host_features
 from nvlm_trt.model.taps import PRECISION_BITS
 
 __all__ = ["COLUMNS_PER_BLOCK", "SLACK_BYTES", "STRIP_ROWS", "TURNED_BYTES_PER_PAIR", "FilterCode"]
@@ -56,116 +54,32 @@ class FilterCode:
     """
 
     def __init__(self, *, pair_instruction: bool = True) -> None:
-        import llvmlite.binding as llvm
-
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        features = llvm.get_host_cpu_features()
-        writer = _Writer(pair_instruction and features.get("avx2", False))
+        writer = _Writer(pair_instruction and host_features().get("avx2", False))
         for write in (_write_turn, _write_across, _write_down):
             write(writer)
-        module = llvm.parse_assembly(str(writer.module))
-        machine = llvm.Target.from_default_triple().create_target_machine(
-            cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=3, jit=True
-        )
-        passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
-        passes.getModulePassManager().run(module, passes)
-        self._owner = llvm.create_mcjit_compiler(module, machine)  # the code lives as long as this does
-        self._owner.finalize_object()
-        self.turn = self._function("turn", "aiia")
-        self.across = self._function("across", "aaaaiiai")
-        self.down = self._function("down", "aiaaaiiiai")
-
-    def _function(self, name: str, parameters: str) -> Callable[..., None]:
-        kinds = {"a": ctypes.c_void_p, "i": ctypes.c_int64}
-        prototype = ctypes.CFUNCTYPE(None, *(kinds[kind] for kind in parameters))
-        return prototype(self._owner.get_function_address(name))
+        code = MachineCode(writer.module)
+        self.turn = code.function("turn", "aiia")
+        self.across = code.function("across", "aaaaiiai")
+        self.down = code.function("down", "aiaaaiiiai")
+        self._code = code
 
 
-@dataclass(slots=True)
-class _Loop:
-    """One trip of a loop: its number, and the values carried from trip to trip; set ``carried`` before it ends."""
-
-    index: Any
-    carried: list[Any]
-
-
-class _Writer:
-    """LLVM's builder with the few phrases that the three loops are made of."""
+class _Writer(CodeWriter):
+    """With the few phrases that the three loops are made of."""
 
     def __init__(self, pair_instruction: bool) -> None:
-        from llvmlite import ir
-
-        self.ir = ir
-        self.byte, self.half, self.word, self.size = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-        self.pointer = ir.PointerType()
-        self.module = ir.Module()
+        super().__init__()
         sums, pairs = self.vector(self.word, _LANES), self.vector(self.half, 2 * _LANES)
-        self._instruction = pair_instruction and ir.Function(
-            self.module, ir.FunctionType(sums, [pairs, pairs]), "llvm.x86.avx2.pmadd.wd"
+        self._instruction = pair_instruction and self.ir.Function(
+            self.module, self.ir.FunctionType(sums, [pairs, pairs]), "llvm.x86.avx2.pmadd.wd"
         )
-        self.b: Any = None
-
-    def begin(self, name: str, parameters: str) -> Sequence[Any]:
-        """A function whose parameters are a(ddresses) and i(ntegers); gives them."""
-        kinds = [self.pointer if kind == "a" else self.size for kind in parameters]
-        function = self.ir.Function(self.module, self.ir.FunctionType(self.ir.VoidType(), kinds), name)
-        self.b = self.ir.IRBuilder(function.append_basic_block())
-        return tuple(function.args)
-
-    @contextmanager
-    def loop(self, trips: Any, carried: Sequence[Any] = ()) -> Iterator[_Loop]:
-        b, before = self.b, self.b.block
-        head, body, after = (b.function.append_basic_block(name) for name in ("head", "body", "after"))
-        b.branch(head)
-        b.position_at_end(head)
-        names = [b.phi(value.type) for value in (self.size(0), *carried)]
-        for name, value in zip(names, (self.size(0), *carried), strict=True):
-            name.add_incoming(value, before)
-        b.cbranch(b.icmp_signed("<", names[0], trips), body, after)
-        b.position_at_end(body)
-        loop = _Loop(names[0], names[1:])
-        yield loop
-        for name, value in zip(names, (b.add(names[0], self.size(1)), *loop.carried), strict=True):
-            name.add_incoming(value, b.block)
-        b.branch(head)
-        b.position_at_end(after)
-        loop.carried = names[1:]
-
-    def vector(self, kind: Any, length: int) -> Any:
-        return self.ir.VectorType(kind, length)
-
-    def constants(self, values: Sequence[int]) -> Any:
-        return self.ir.Constant(self.vector(self.word, len(values)), [self.word(value) for value in values])
 
     def _same(self, value: int) -> Any:
         return self.constants([value] * _LANES)
 
-    def at(self, base: Any, *offsets: Any) -> Any:
-        """``base`` plus byte offsets: integers, values, or (value, integer) for a product."""
-        for offset in offsets:
-            if isinstance(offset, tuple):
-                offset = self.b.mul(offset[0], self.size(offset[1]))
-            base = self.b.gep(base, [self.size(offset) if isinstance(offset, int) else offset], source_etype=self.byte)
-        return base
-
-    def load(self, address: Any, kind: Any) -> Any:
-        return self.b.load(address, typ=kind, align=1)
-
-    def load_size(self, address: Any) -> Any:
-        return self.b.zext(self.load(address, self.word), self.size)
-
-    def store(self, value: Any, address: Any) -> None:
-        self.b.store(value, address, align=1)
-
-    def pick(self, first: Any, second: Any, places: Sequence[int]) -> Any:
-        return self.b.shuffle_vector(first, second, self.constants(places))
-
     def load_weights(self, address: Any) -> Any:
         """Two weights of 16 bits, repeated over a vector."""
-        pair = self.ir.Constant(self.vector(self.word, 1), self.ir.Undefined)
-        pair = self.b.insert_element(pair, self.load(address, self.word), self.word(0))
-        return self.b.bitcast(self.pick(pair, pair, [0] * _LANES), self.vector(self.half, 2 * _LANES))
+        return self.b.bitcast(self.splat(self.load(address, self.word), _LANES), self.vector(self.half, 2 * _LANES))
 
     def add_pairs(self, total: Any, values: Any, weights: Any) -> Any:
         """``total`` plus the products of each pair of neighbours."""
@@ -198,48 +112,67 @@ class _Writer:
 
 
 def _write_turn(w: _Writer) -> None:
-    strip, row_bytes, pairs, turned = w.begin("turn", "aiia")
-    two_pixels = w.vector(w.byte, 8)  # and two bytes that are read and dropped
-    order = [place for channel in range(_CHANNELS) for place in (channel, channel + 3, channel + 8, channel + 11)]
-    rows = [w.at(strip, (row_bytes, row)) for row in range(STRIP_ROWS)]
-    with w.loop(pairs) as pair:
-        for number in range(_ROW_PAIRS):
-            upper, lower = (
-                w.load(w.at(row, (pair.index, 2 * _CHANNELS)), two_pixels) for row in rows[2 * number : 2 * number + 2]
-            )
-            # A whole vector is stored; the four values too many are overwritten by the next.
-            values = w.b.zext(w.pick(upper, lower, [*order, 0, 0, 0, 0]), w.vector(w.half, 16))
-            w.store(values, w.at(turned, (pair.index, TURNED_BYTES_PER_PAIR), number * _TURNED_BYTES_PER_ROW_PAIR))
-    w.b.ret_void()
+    with w.function("turn", "aiia") as (strip, row_bytes, pairs, turned):
+        two_pixels = w.vector(w.byte, 8)  # and two bytes that are read and dropped
+        order = [place for channel in range(_CHANNELS) for place in (channel, channel + 3, channel + 8, channel + 11)]
+        rows = [w.at(strip, (row_bytes, row)) for row in range(STRIP_ROWS)]
+        with w.loop(pairs) as pair:
+            for number in range(_ROW_PAIRS):
+                upper, lower = (
+                    w.load(w.at(row, (pair.index, 2 * _CHANNELS)), two_pixels)
+                    for row in rows[2 * number : 2 * number + 2]
+                )
+                # A whole vector is stored; the four values too many are overwritten by the next.
+                values = w.b.zext(w.pick(upper, lower, [*order, 0, 0, 0, 0]), w.vector(w.half, 16))
+                w.store(values, w.at(turned, (pair.index, TURNED_BYTES_PER_PAIR), number * _TURNED_BYTES_PER_ROW_PAIR))
 
 
 def _write_across(w: _Writer) -> None:
-    turned, first, count, weights, weight_bytes, columns, narrowed, row_pair_bytes = w.begin("across", "aaaaiiai")
-    lanes, row_pair_lanes = STRIP_ROWS * _CHANNELS, 2 * _CHANNELS
-    with w.loop(columns) as column:
-        begin = w.at(turned, (w.load_size(w.at(first, (column.index, 4))), TURNED_BYTES_PER_PAIR))
-        results = w.sum_pairs(
-            w.load_size(w.at(count, (column.index, 4))),
-            w.at(weights, w.b.mul(column.index, weight_bytes)),
-            lanes // _LANES,
-            lambda pair, number: w.load(
-                w.at(begin, (pair, TURNED_BYTES_PER_PAIR), number * 4 * _LANES), w.vector(w.half, 2 * _LANES)
-            ),
-        )
-        for number in range(_ROW_PAIRS):
-            # Six bytes, from one vector or two; two more are stored and overwritten by the next column.
-            vector, place = divmod(number * row_pair_lanes, _LANES)
-            both = results[vector], results[min(vector + 1, len(results) - 1)]
-            six = w.pick(*both, [*range(place, place + row_pair_lanes), 0, 0])
-            w.store(six, w.at(narrowed, (column.index, row_pair_lanes), (row_pair_bytes, number)))
-    w.b.ret_void()
+    with w.function("across", "aaaaiiai") as (
+        turned,
+        first,
+        count,
+        weights,
+        weight_bytes,
+        columns,
+        narrowed,
+        row_pair_bytes,
+    ):
+        lanes, row_pair_lanes = STRIP_ROWS * _CHANNELS, 2 * _CHANNELS
+        with w.loop(columns) as column:
+            begin = w.at(turned, (w.load_size(w.at(first, (column.index, 4))), TURNED_BYTES_PER_PAIR))
+            results = w.sum_pairs(
+                w.load_size(w.at(count, (column.index, 4))),
+                w.at(weights, w.b.mul(column.index, weight_bytes)),
+                lanes // _LANES,
+                lambda pair, number: w.load(
+                    w.at(begin, (pair, TURNED_BYTES_PER_PAIR), number * 4 * _LANES), w.vector(w.half, 2 * _LANES)
+                ),
+            )
+            for number in range(_ROW_PAIRS):
+                # Six bytes, from one vector or two; two more are stored and overwritten by the next column.
+                vector, place = divmod(number * row_pair_lanes, _LANES)
+                both = results[vector], results[min(vector + 1, len(results) - 1)]
+                six = w.pick(*both, [*range(place, place + row_pair_lanes), 0, 0])
+                w.store(six, w.at(narrowed, (column.index, row_pair_lanes), (row_pair_bytes, number)))
 
 
 def _write_down(w: _Writer) -> None:
-    narrowed, row_pair_bytes, first, count, weights, weight_bytes, rows, blocks, result, row_bytes = w.begin(
-        "down", "aiaaaiiiai"
-    )
-    with w.loop(rows) as row:
+    with (
+        w.function("down", "aiaaaiiiai") as (
+            narrowed,
+            row_pair_bytes,
+            first,
+            count,
+            weights,
+            weight_bytes,
+            rows,
+            blocks,
+            result,
+            row_bytes,
+        ),
+        w.loop(rows) as row,
+    ):
         begin = w.at(narrowed, w.b.mul(w.load_size(w.at(first, (row.index, 4))), row_pair_bytes))
         trips = w.load_size(w.at(count, (row.index, 4)))
         row_weights = w.at(weights, w.b.mul(row.index, weight_bytes))
@@ -256,4 +189,3 @@ def _write_down(w: _Writer) -> None:
             results = w.sum_pairs(trips, row_weights, COLUMNS_PER_BLOCK // _LANES, value)
             for number, pixels in enumerate(results):
                 w.store(pixels, w.at(to, (block.index, COLUMNS_PER_BLOCK), number * _LANES))
-    w.b.ret_void()

@@ -60,8 +60,8 @@ class AttentionWriter:
                     w.store(values, w.at(target, panel_of * BLOCK * w.columns * FLOAT, column_of * FLOAT))
 
     def write_attend(self) -> None:
-        """``attend(tile, head, wide, cache, tables, cosines, sines, quantise, given, queries, scores, mixed, weights)``:
-        a tile's queries of one key head; the results, rounded, go to ``given``.
+        """``attend(tile, head, ...)``: a tile's queries of one key head; the results, rounded, go to ``given``. What
+        follows are the addresses named below; the last four are the thread's own buffers.
         """
         w, layout = self._w, self._layout
         group = w.size(layout.group)
@@ -107,12 +107,13 @@ class AttentionWriter:
         return self._layout.padded(self._config.head_dim) * FLOAT
 
     def _rotated(self, source: Any, position: Any, cosines: Any, sines: Any) -> list[tuple[int, Any]]:
-        """A head's channels after rotation, as (first channel, vector); the i-th pairs with the i-th of the other half."""
+        """A head's channels after rotation, as (first channel, vector). Pairs are a channel of each half."""
         w, b, lanes, half = self._w, self._w.b, self._half_lanes, self._config.head_dim // 2
         rotated = []
         for channel in range(0, half, lanes):
             cosine, sine = (
-                w.load_floats(w.at(table, (position, half * FLOAT), channel * FLOAT), lanes) for table in (cosines, sines)
+                w.load_floats(w.at(table, (position, half * FLOAT), channel * FLOAT), lanes)
+                for table in (cosines, sines)
             )
             first, second = (w.load_floats(w.at(source, at * FLOAT), lanes) for at in (channel, channel + half))
             rotated.append((channel, b.fsub(b.fmul(first, cosine), b.fmul(second, sine))))
@@ -160,9 +161,7 @@ class AttentionWriter:
             vector.carried[0] = b.fadd(vector.carried[0], weights)
         return w.sum(vector.carried[0])
 
-    def _mix(
-        self, num_blocks: Any, length: Any, table: Any, values: Any, count: Any, weights: Any, mixed: Any
-    ) -> None:
+    def _mix(self, num_blocks: Any, length: Any, table: Any, values: Any, count: Any, weights: Any, mixed: Any) -> None:
         w, b, layout = self._w, self._w.b, self._layout
         self._clear(count, mixed, self._mixed_bytes, layout.padded(self._config.head_dim))
         with w.loop(num_blocks) as block:

@@ -1,7 +1,7 @@
 """The decoder's linears and norms, as tasks: a panel of a matrix for up to ``rows_at_once`` rows.
 
-A task computes its panel's sums into a buffer of its thread and hands them, vector by vector, to what comes next: scale,
-bias, residual, SiLU, rounding. Panels are padded with zeros, and so are the buffers' rows as far as they are read.
+A task computes its panel's sums into a buffer of its thread and hands them, vector by vector, to what comes next:
+scale, bias, residual, SiLU, rounding. Panels are padded with zeros, and so are the buffers' rows as far as they are read.
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ class PackedWeights:
         raw = matrix.view(np.uint8 if matrix.dtype.itemsize == 1 else np.uint16)
         if raw.dtype == np.uint8 and ((raw & 0x7F) == 0x7F).any():
             raise ArtefactError(
-                "E-ARTEFACT-DECODER", f"The decoder checkpoint: {name} holds NaN.", "Build the decoder checkpoint again."
+                "E-ARTEFACT-DECODER",
+                f"The decoder checkpoint: {name} holds NaN.",
+                "Build the decoder checkpoint again.",
             )
         width, depth = raw.shape
         columns = self._layout.columns

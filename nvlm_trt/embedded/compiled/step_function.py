@@ -28,13 +28,11 @@ class StepFunction:
 
 
 @lru_cache(maxsize=8)
-def step_function(
-    config: DecoderConfig, dtype: str, max_seq_len: int, without: tuple[str, ...] = ()
-) -> StepFunction:
+def step_function(config: DecoderConfig, dtype: str, max_seq_len: int, without: tuple[str, ...] = ()) -> StepFunction:
     """``dtype`` is the safetensors tag of what is not e4m3; ``without`` names beginnings of processor features to do
     without.
     """
-    features = {name: has and not name.startswith(without) for name, has in host_features().items()} if without else host_features()
+    features = {name: has and not name.startswith(without) for name, has in host_features().items()}
     w = VectorWriter(features)
     layout = Layout.of(config, max_seq_len, w)
     StepWriter(w, layout, _PLAIN[dtype]()).write()

@@ -1,7 +1,7 @@
 """Threads that compute steps together: the caller's, and a worker for each further core.
 
-Between two steps workers look for the next one for a tenth of a millisecond, in compiled code, and then sleep on a lock:
-a step of a small model takes no longer than waking a thread does, and between requests the cores belong to others.
+Between two steps workers look for the next one for a tenth of a millisecond, in compiled code, and then sleep on a
+lock: a small model's step takes no longer than waking a thread does, and between requests the cores belong to others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Team:
         self._board = aligned((1 + function.num_phases, LINE // _WORD), np.int64, zeroed=True)
         self._calls = aligned((count, LINE // _WORD), np.int64, zeroed=True)
         step["threads"], step["scratch"], step["board"] = count, scratch.ctypes.data, self._board.ctypes.data
-        self._step, self._scratch = step, scratch
+        self._held = step, scratch
+        self._step, self._calls_at = step.ctypes.data, self._calls.ctypes.data
         code = function.code
         self._take_part, self._call = code.function("step", "ai"), code.function("call", "ai")
         self._work = code.function("work", "aai")
@@ -47,7 +48,7 @@ class Team:
         self._board[1:, 0] = 0
         if self._locks:
             self._wake()
-        self._take_part(self._step.ctypes.data, 0)
+        self._take_part(self._step, 0)
 
     def close(self) -> None:
         """Ends the workers; idle ones only."""
@@ -56,7 +57,7 @@ class Team:
         self._wake()
 
     def _wake(self) -> None:
-        self._call(self._calls.ctypes.data, len(self._locks))
+        self._call(self._calls_at, len(self._locks))
         for lock, was_asleep in zip(self._locks, self._calls[1:, WAKE // _WORD].tolist(), strict=True):
             if was_asleep:
                 lock.release()
@@ -64,4 +65,4 @@ class Team:
     def _help(self, thread: int, lock: Any) -> None:
         while not self._closed:
             lock.acquire()
-            self._work(self._calls.ctypes.data, self._step.ctypes.data, thread)
+            self._work(self._calls_at, self._step, thread)

@@ -1,7 +1,7 @@
 """The code writer with this processor's vectors of floats, and the functions of them that a decoder needs.
 
-All arithmetic is lane by lane in an order that is written here, so a number's bits depend on its operands alone. Products
-are added by ``fmuladd``: one rounding where the processor can, everywhere or nowhere.
+All arithmetic is lane by lane in an order that is written here, so a number's bits depend on its operands alone.
+Products are added by ``fmuladd``: one rounding where the processor can, everywhere or nowhere.
 """
 
 from __future__ import annotations
