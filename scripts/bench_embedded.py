@@ -92,7 +92,7 @@ def _circumstances(folder: Path, runner: str, quantize: bool, threads: int | Non
 
 @click.command(help=__doc__)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--runner", default="onnxruntime", show_default=True, help="A runner of the embedded engine.")
+@click.option("--runner", default="compiled", show_default=True, help="A runner of the embedded engine.")
 @click.option("--concurrency", type=int, multiple=True, default=(1, 8, 32), show_default=True)
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--new-tokens", type=click.IntRange(min=2), default=128, show_default=True)

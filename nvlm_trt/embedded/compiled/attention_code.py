@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nvlm_trt.embedded.compiled.layout import BLOCK, TILE, Layout
+from nvlm_trt.embedded.compiled.layout import BLOCK, TILE, Layout, offset
 from nvlm_trt.embedded.compiled.number_format import Float32
 from nvlm_trt.embedded.compiled.product_code import ProductWriter
 from nvlm_trt.embedded.compiled.vector_writer import FLOAT, VectorWriter
@@ -69,7 +69,8 @@ class AttentionWriter:
             wide, cache, tables, cosines, sines, quantise, given, queries, scores, mixed, weights = addresses
             b = w.b
             query, count, source, target, start, table = (
-                w.load_size(w.at(tile, TILE.fields[name][1])) for name in TILE.names
+                w.load_size(w.at(tile, offset(TILE, name)))
+                for name in ("query", "count", "source", "target", "start", "table")
             )
 
             def of(index: Any) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ tile would fall into one set of the cache.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from nvlm_trt.embedded.compiled.product_code import PIECE
 from nvlm_trt.embedded.compiled.vector_writer import FLOAT, VectorWriter
 from nvlm_trt.model.config import DecoderConfig
 
-__all__ = ["BLOCK", "LAYER", "LINE", "LINEAR", "STEP", "TILE", "Layout"]
+__all__ = ["BLOCK", "LAYER", "LINE", "LINEAR", "STEP", "TILE", "Layout", "offset"]
 
 BLOCK = 32  # positions in a block of the pool
 LINE = 64  # bytes of a cache line
@@ -68,6 +69,15 @@ STEP = np.dtype(
         ("num_last_tiles", "i8"),
     ]
 )
+
+
+def offset(record: Any, *names: str) -> int:
+    """Of a field in a record, or of a field of that."""
+    start = 0
+    for name in names:
+        record, begin = record.fields[name]
+        start += begin
+    return start
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The decoder's linears and norms, as tasks: a panel of a matrix for up to ``rows_at_once`` rows.
 
 A task computes its panel's sums into a buffer of its thread and hands them, vector by vector, to what comes next:
-scale, bias, residual, SiLU, rounding. Panels are padded with zeros, and so are the buffers' rows as far as they are read.
+scale, bias, residual, SiLU, rounding. Panels are padded with zeros, and so are rows as far as they are read.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nvlm_trt.embedded.compiled.layout import LINEAR, Layout
+from nvlm_trt.embedded.compiled.layout import LINEAR, Layout, offset
 from nvlm_trt.embedded.compiled.number_format import Float8, NumberFormat
 from nvlm_trt.embedded.compiled.product_code import ProductWriter
 from nvlm_trt.embedded.compiled.vector_writer import FLOAT, VectorWriter
@@ -38,8 +38,8 @@ class LinearWriter:
 
     def sum(self, linear: Any, panel: Any, depth: int, rows: Any, left: Any, sums: Any, piece: Any) -> None:
         w, b, columns = self._w, self._w.b, self._w.columns
-        panels = b.inttoptr(w.load(w.at(linear, LINEAR.fields["panels"][1]), w.size), w.pointer)
-        is_fp8 = b.icmp_signed("!=", w.load(w.at(linear, LINEAR.fields["fp8"][1]), w.size), w.size(0))
+        panels = b.inttoptr(w.load(w.at(linear, offset(LINEAR, "panels")), w.size), w.pointer)
+        is_fp8 = b.icmp_signed("!=", w.load(w.at(linear, offset(LINEAR, "fp8")), w.size), w.size(0))
         with b.if_else(is_fp8) as branches:
             for branch, of in zip(branches, (_FLOAT8, self._plain), strict=True):
                 with branch:
@@ -51,15 +51,15 @@ class LinearWriter:
     ) -> None:
         """``then(row, column bytes, vectors)`` for all sums, restored; ``values`` are (sums, linear) by name."""
         w, b = self._w, self._w.b
-        scales = [w.load_splat(w.at(linear, LINEAR.fields["restore"][1])) for _, linear in values.values()]
+        scales = [w.load_splat(w.at(linear, offset(LINEAR, "restore"))) for _, linear in values.values()]
         with w.loop(rows) as row:
             for half in range(2):
-                offset = half * w.lanes * FLOAT
+                begin = half * w.lanes * FLOAT
                 vectors = [
-                    b.fmul(w.load_floats(w.at(sums, (row.index, w.columns * FLOAT), offset)), scale)
+                    b.fmul(w.load_floats(w.at(sums, (row.index, w.columns * FLOAT), begin)), scale)
                     for (sums, _), scale in zip(values.values(), scales, strict=True)
                 ]
-                then(row.index, b.add(b.mul(panel, w.size(w.columns * FLOAT)), w.size(offset)), vectors)
+                then(row.index, b.add(b.mul(panel, w.size(w.columns * FLOAT)), w.size(begin)), vectors)
 
     def write_norm(self) -> None:
         """``norm(row, weight, quantise, given)``: root mean square, times a weight in float32, rounded."""
@@ -74,9 +74,9 @@ class LinearWriter:
             deviation = w.intrinsic("sqrt", b.fadd(mean, w.float(config.norm_eps)))
             factor = w.splat(b.fdiv(w.float(1), deviation), w.lanes)
             with w.loop(vectors) as at:
-                offset = (at.index, w.lanes * FLOAT)
-                values = b.fmul(b.fmul(w.load_floats(w.at(row, offset)), factor), w.load_floats(w.at(weight, offset)))
-                w.store(w.quantised(values, quantise), w.at(given, offset))
+                place = (at.index, w.lanes * FLOAT)
+                values = b.fmul(b.fmul(w.load_floats(w.at(row, place)), factor), w.load_floats(w.at(weight, place)))
+                w.store(w.quantised(values, quantise), w.at(given, place))
 
     def _num_panels(self, width: int) -> int:
         return self._layout.padded(width) // self._w.columns

@@ -16,4 +16,5 @@ def aligned(shape: tuple[int, ...], dtype: Any, *, zeroed: bool = False) -> NDAr
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = (np.zeros if zeroed else np.empty)(size + LINE, np.uint8)
     start = -memory.ctypes.data % LINE
-    return memory[start : start + size].view(dtype).reshape(shape)
+    array: NDArray[Any] = memory[start : start + size].view(dtype).reshape(shape)
+    return array

@@ -62,7 +62,7 @@ class PackedWeights:
 
     def _matrix(self, name: str) -> int:
         matrix = self._checkpoint.read(name)
-        raw = matrix.view(np.uint8 if matrix.dtype.itemsize == 1 else np.uint16)
+        raw: NDArray[Any] = matrix.view(np.uint8 if matrix.dtype.itemsize == 1 else np.uint16)
         if raw.dtype == np.uint8 and ((raw & 0x7F) == 0x7F).any():
             raise ArtefactError(
                 "E-ARTEFACT-DECODER",

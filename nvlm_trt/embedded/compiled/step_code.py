@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nvlm_trt.embedded.compiled.attention_code import AttentionWriter
-from nvlm_trt.embedded.compiled.layout import LAYER, LINEAR, STEP, TILE, Layout
+from nvlm_trt.embedded.compiled.layout import LAYER, LINEAR, STEP, TILE, Layout, offset
 from nvlm_trt.embedded.compiled.linear_code import LinearWriter
 from nvlm_trt.embedded.compiled.number_format import Float8, Float32, NumberFormat
 from nvlm_trt.embedded.compiled.product_code import ProductWriter
@@ -140,9 +140,9 @@ class StepWriter:
     def _norm(self, phase: Any, rows: Any, weight: Any, linear: Any) -> None:
         w, s = self._w, self._s
         with self._phase(phase, rows) as row:
-            offset = (row, self._layout.row_bytes)
-            quantise = w.at(linear or s.at("head"), LINEAR.fields["quantise"][1])
-            w.call("norm", w.at(s["hidden"], offset), weight, quantise, w.at(s["given"], offset))
+            place = (row, self._layout.row_bytes)
+            quantise = w.at(linear or s.at("head"), offset(LINEAR, "quantise"))
+            w.call("norm", w.at(s["hidden"], place), weight, quantise, w.at(s["given"], place))
 
     def _attend(self, phase: Any, layer: _Fields, last: Any) -> None:
         w, b, s, heads = self._w, self._w.b, self._s, self._w.size(self._config.num_kv_heads)
@@ -163,8 +163,8 @@ class StepWriter:
         with self._phase(phase, 1), w.loop(s["num_ends"]) as end:
             source = w.at(s["hidden"], (w.load_size(w.at(s["ends"], (end.index, 4))), row_bytes))
             with w.loop(self._layout.padded(self._config.hidden_size) // w.lanes) as at:
-                offset = (at.index, w.lanes * FLOAT)
-                w.store(w.load_floats(w.at(source, offset)), w.at(s["hidden"], (end.index, row_bytes), offset))
+                place = (at.index, w.lanes * FLOAT)
+                w.store(w.load_floats(w.at(source, place)), w.at(s["hidden"], (end.index, row_bytes), place))
 
     @contextmanager
     def _phase(self, phase: Any, count: Any) -> Any:
@@ -183,9 +183,8 @@ class _Fields:
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
 
-    def at(self, name: str, of_linear: str | None = None) -> Any:
-        offset = self._dtype.fields[name][1] + (LINEAR.fields[of_linear][1] if of_linear else 0)
-        return self._w.at(self._address, offset)
+    def at(self, name: str, *of_linear: str) -> Any:
+        return self._w.at(self._address, offset(self._dtype, name, *of_linear))
 
     def _read(self, name: str) -> Any:
         value = self._w.load(self.at(name), self._w.size)

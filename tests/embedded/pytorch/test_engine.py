@@ -71,7 +71,7 @@ def test_an_unknown_runner_is_refused(decoder_folder):
     with pytest.raises(UsageError) as caught:
         open_engine(decoder_folder, runner="jax")
     assert caught.value.code == "E-USAGE-RUNNER"
-    assert "onnxruntime, torch" in caught.value.fix
+    assert "compiled, onnxruntime, torch" in caught.value.fix
 
 
 def test_without_torch_the_message_says_what_to_install(decoder_folder, monkeypatch):
