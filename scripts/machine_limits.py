@@ -16,14 +16,30 @@ from onnx import TensorProto, helper
 from nvlm_trt.embedded.config import linear_shapes
 from nvlm_trt.model.config import DecoderConfig
 
-__all__ = ["Limits", "decode_step_s", "measure_limits", "prefill_s"]
+__all__ = ["FP8", "WIDENED", "Limits", "Stored", "decode_step_s", "measure_limits", "prefill_s"]
 
-_FLOAT = 4  # bytes of a weight, key or value as ONNX Runtime's kernels hold it
+_FLOAT = 4  # bytes of a key or value, in every engine
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Bytes of a weight as an engine reads it in every step: of the layers' linears, and of the head."""
+
+    linears: int
+    head: int
+
+    def num_bytes(self, decoder: DecoderConfig) -> int:
+        return self.linears * _layer_weights(decoder) + self.head * _head_weights(decoder)
+
+
+FP8, WIDENED = Stored(1, 2), Stored(_FLOAT, _FLOAT)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Best of several tries on all cores. ``bytes_per_s`` for reading the weights over and over, wherever they fit."""
+    """Best of several tries on all cores. ``bytes_per_s`` for reading as many bytes as the weights have over and over,
+    wherever they fit.
+    """
 
     bytes_per_s: float
     flops_per_s: float
@@ -35,28 +51,33 @@ class Limits:
         return asdict(self)
 
 
-def measure_limits(decoder: DecoderConfig) -> Limits:
-    return Limits(_read_rate(_FLOAT * _weights(decoder)), _product_rate())
+def measure_limits(decoder: DecoderConfig, stored: Stored) -> Limits:
+    return Limits(_read_rate(stored.num_bytes(decoder)), _product_rate())
 
 
-def decode_step_s(decoder: DecoderConfig, limits: Limits, batch: int, positions: float) -> float:
+def decode_step_s(decoder: DecoderConfig, limits: Limits, batch: int, positions: float, stored: Stored) -> float:
     """Least seconds of a step for ``batch`` sequences of ``positions``: each weight, key and value read once; two
     operations for each weight and sequence, and for each query, key or value channel."""
     cached = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * positions * batch
     mixed = 4 * decoder.num_layers * decoder.q_size * positions * batch
-    read_s = _FLOAT * (_weights(decoder) + cached) / limits.bytes_per_s
-    return max(read_s, (2 * _weights(decoder) * batch + mixed) / limits.flops_per_s)
+    weights = _layer_weights(decoder) + _head_weights(decoder)
+    read_s = (stored.num_bytes(decoder) + _FLOAT * cached) / limits.bytes_per_s
+    return max(read_s, (2 * weights * batch + mixed) / limits.flops_per_s)
 
 
 def prefill_s(decoder: DecoderConfig, limits: Limits, tokens: int) -> float:
     """Least seconds of a prompt; the head works on its last row alone, attention looks back only."""
-    layers = _weights(decoder) - decoder.vocab_size * decoder.hidden_size
-    return (2 * layers * tokens + 2 * decoder.num_layers * decoder.q_size * tokens**2) / limits.flops_per_s
+    return (
+        2 * _layer_weights(decoder) * tokens + 2 * decoder.num_layers * decoder.q_size * tokens**2
+    ) / limits.flops_per_s
 
 
-def _weights(decoder: DecoderConfig) -> int:
-    linears = sum(rows * columns for rows, columns in linear_shapes(decoder).values())
-    return decoder.num_layers * linears + decoder.vocab_size * decoder.hidden_size
+def _layer_weights(decoder: DecoderConfig) -> int:
+    return decoder.num_layers * sum(rows * columns for rows, columns in linear_shapes(decoder).values())
+
+
+def _head_weights(decoder: DecoderConfig) -> int:
+    return decoder.vocab_size * decoder.hidden_size
 
 
 def _best(work: Callable[[], Any], tries: int = 7) -> float:
@@ -89,8 +110,10 @@ def _read_rate(total_bytes: int) -> float:
 
 
 def _product_rate(size: int = 2048) -> float:
+    """ONNX Runtime's or numpy's, whichever is quicker here."""
     session, left = _product(size, size), np.ones((size, size), np.float32)
-    return 2 * size**3 / _best(lambda: session.run(None, {"x": left}), 4)
+    times = [_best(lambda: session.run(None, {"x": left}), 4), _best(lambda: left @ left, 4)]
+    return 2 * size**3 / min(times)
 
 
 def _product(rows: int, columns: int) -> Any:

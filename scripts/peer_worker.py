@@ -1,6 +1,6 @@
 """One engine in a process of its own, for ``bench_peers.py``: a JSON line of prompts in, a JSON line of answers out.
 
-    python scripts/peer_worker.py ours FOLDER '{"quantize_activations": true}'
+    python scripts/peer_worker.py ours FOLDER '{"runner": "compiled", "quantize_activations": true}'
     python scripts/peer_worker.py vllm FOLDER '{"dtype": "float32"}'
     python scripts/peer_worker.py transformers FOLDER '{"dtype": "float32"}'
 
@@ -36,6 +36,7 @@ def ours(folder: str, options: dict[str, Any]) -> Generate:
         max_seq_len=MOST_POSITIONS,
         max_num_tokens=2048 + MOST_PROMPTS,
         chunk=CHUNK,
+        reuse_prefixes=False,  # every repeat asks the same
         **options,
     )
 

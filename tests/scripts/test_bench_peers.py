@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from scripts.bench_peers import equal_share, main
-from scripts.machine_limits import Limits, decode_step_s, prefill_s
+from scripts.machine_limits import FP8, WIDENED, Limits, decode_step_s, prefill_s
 from scripts.plain_checkpoint import write_plain_checkpoint
 from tests.embedded.decoder_folder import write_decoder_folder
 
@@ -23,9 +23,14 @@ def test_tokens_are_equal_up_to_the_first_difference() -> None:
 def test_a_step_takes_its_bytes_or_its_arithmetic_whichever_is_longer(tmp_path: Path) -> None:
     decoder = DecoderCheckpoint(write_decoder_folder(tmp_path)).config.decoder
     weights = 3 * (128 * 64 + 64 * 64 + 3 * 160 * 64) + 512 * 64
-    assert decode_step_s(decoder, Limits(4e9, 1e30), 1, 0) == pytest.approx(weights / 1e9)
-    assert decode_step_s(decoder, Limits(1e30, 2e9), 5, 0) == pytest.approx(5 * weights / 1e9)
-    assert decode_step_s(decoder, Limits(4e9, 1e30), 2, 10) == pytest.approx((weights + 2 * 3 * 32 * 20) / 1e9)
+    cached = 2 * 3 * 32 * 20
+    assert decode_step_s(decoder, Limits(4e9, 1e30), 1, 0, WIDENED) == pytest.approx(weights / 1e9)
+    assert decode_step_s(decoder, Limits(1e9, 1e30), 1, 0, FP8) == pytest.approx((weights + 512 * 64) / 1e9)
+    assert decode_step_s(decoder, Limits(1e30, 2e9), 5, 0, FP8) == pytest.approx(5 * weights / 1e9)
+    assert decode_step_s(decoder, Limits(4e9, 1e30), 2, 10, WIDENED) == pytest.approx((weights + cached) / 1e9)
+    assert decode_step_s(decoder, Limits(1e9, 1e30), 2, 10, FP8) == pytest.approx(
+        (weights + 512 * 64 + 4 * cached) / 1e9
+    )
     assert prefill_s(decoder, Limits(1e30, 2e9), 1) == pytest.approx((weights - 512 * 64 + 3 * 64) / 1e9)
 
 
@@ -52,7 +57,7 @@ def test_ours_is_measured_and_held_against_itself(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     points = json.loads(figures.read_text())["reports"][0]["points"]
     assert points.keys() == {"2 at once", "one prompt of 1024"}
-    assert points["2 at once"].keys() == {"ours float", "ours w8a8"}
+    assert points["2 at once"].keys() == {"ours float", "ours w8a8", "ours onnxruntime"}
     assert points["2 at once"]["ours float"]["equal_tokens"] == 1
     assert all(row["tokens_per_s"][1] > 0 for rows in points.values() for row in rows.values())
     assert not (tmp_path / "cache" / "peers").exists()
