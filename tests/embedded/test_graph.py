@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nvlm_trt.embedded.config import CheckpointConfig
 from nvlm_trt.embedded.graph import ROTARY, _DecoderGraph, decoder_graph
 from tests.embedded.decoder_folder import CONFIG
+from tests.embedded.numbers import hard_values
 
 CONFIG_READ = CheckpointConfig.from_json(CONFIG)
 
@@ -46,21 +47,6 @@ def quantize_linear():
     ]
     graph = helper.make_graph(nodes, "qdq", [value_info("x")], [value_info("y")], constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-
-
-def hard_values():
-    """Every e4m3 number, every midpoint between neighbours, a float32 step to both sides of each, and far beyond."""
-    numbers = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
-    numbers = np.unique(numbers[np.isfinite(numbers)])
-    centres = np.concatenate([numbers, (numbers[1:] + numbers[:-1]) / 2, [464, -464, 1e6, -1e6, 3e38, 1e-45, 1e-30]])
-    centres = centres.astype(np.float32)
-    # The rounding's arithmetic changes its spacing at powers of two: everything near them.
-    powers = (2.0 ** np.arange(-12, 10)).astype(np.float32).view(np.int32)
-    near = (powers[:, None] + np.arange(-64, 65)).astype(np.int32).view(np.float32).ravel()
-    beside = [near, -near, *(np.nextafter(centres, np.float32(to), dtype=np.float32) for to in (-1e9, 1e9))]
-    random = np.random.default_rng(0).integers(0, 2**32, 2_000_000, np.uint64).astype(np.uint32).view(np.float32)
-    values = np.concatenate([centres, *beside, random])
-    return values[np.isfinite(values)]
 
 
 def test_rounding_is_that_of_e4m3_casts_to_the_last_bit(written_e4m3, quantize_linear):

@@ -45,7 +45,6 @@ TILE = np.dtype(
 )
 STEP = np.dtype(
     [
-        ("threads", "i8"),
         ("layers", "u8"),
         ("head", LINEAR),
         ("head_norm", "u8"),
@@ -56,7 +55,7 @@ STEP = np.dtype(
         ("wide", "u8"),  # queries, keys and values; then what is between the two halves of the MLP
         ("logits", "u8"),  # [ends, padded vocabulary]
         ("scratch", "u8"),  # of thread 0
-        ("board", "u8"),  # where threads meet: a line for arrivals, then one for each phase's next task
+        ("board", "u8"),  # a line for each phase
         ("rows", "i8"),
         ("positions", "u8"),  # int32 of each row, as the block it goes to
         ("blocks", "u8"),

@@ -2,8 +2,8 @@
 
     hidden ─► (norm ─► qkv ─► append, attend ─► dense ─► norm ─► fc, gate ─► proj) per layer ─► norm ─► head ─► logits
 
-All rows of a step, whatever sequences they are of, pass each matrix together. Between two phases all threads meet. From
-the last layer's attention on only the rows that lead to logits are computed.
+All rows of a step, whatever sequences they are of, pass each matrix together, one phase after another. From the last
+layer's attention on only the rows that lead to logits are computed.
 
 The arithmetic is ``graph``'s: ``(e4m3(x / x_scale) @ stored.T) * (x_scale * w_scale)``, everything else in float32.
 """
@@ -11,7 +11,7 @@ The arithmetic is ``graph``'s: ``(e4m3(x / x_scale) @ stored.T) * (x_scale * w_s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from nvlm_trt.embedded.compiled.attention_code import AttentionWriter
@@ -50,9 +50,10 @@ class StepWriter:
         self._attention.write_append()
         self._attention.write_attend()
         self._linears.write_norm()
-        self._team.write_meet()
+        self._team.write_settle()
         self._write_step()
         self._team.write_call()
+        self._team.write_lead()
         self._team.write_work()
 
     def _write_step(self) -> None:
@@ -166,11 +167,8 @@ class StepWriter:
                 place = (at.index, w.lanes * FLOAT)
                 w.store(w.load_floats(w.at(source, place)), w.at(s["hidden"], (end.index, row_bytes), place))
 
-    @contextmanager
-    def _phase(self, phase: Any, count: Any) -> Any:
-        with self._team.tasks(self._s["board"], phase, count) as task:
-            yield task
-        self._w.call("meet", self._s["board"], self._s["threads"])
+    def _phase(self, phase: Any, count: Any) -> AbstractContextManager[Any]:
+        return self._team.phase(self._s["board"], phase, count)
 
 
 class _Fields:

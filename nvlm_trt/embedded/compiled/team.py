@@ -28,13 +28,13 @@ class Team:
     def __init__(self, function: StepFunction, step: Any, threads: int | None) -> None:
         count = threads or len(os.sched_getaffinity(0))
         scratch = aligned((count, function.layout.scratch()["size"]), np.uint8)
-        self._board = aligned((1 + function.num_phases, LINE // _WORD), np.int64, zeroed=True)
+        self._board = aligned((function.num_phases, LINE // _WORD), np.int64, zeroed=True)
         self._calls = aligned((count, LINE // _WORD), np.int64, zeroed=True)
-        step["threads"], step["scratch"], step["board"] = count, scratch.ctypes.data, self._board.ctypes.data
+        step["scratch"], step["board"] = scratch.ctypes.data, self._board.ctypes.data
         self._held = step, scratch
         self._step, self._calls_at = step.ctypes.data, self._calls.ctypes.data
         code = function.code
-        self._take_part, self._call = code.function("step", "ai"), code.function("call", "ai")
+        self._call, self._lead = code.function("call", "ai"), code.function("lead", "aa")
         self._work = code.function("work", "aai")
         self._locks = [threading.Lock() for _ in range(1, count)]
         self._closed = False
@@ -45,10 +45,9 @@ class Team:
 
     def run(self) -> None:
         """The step that the record describes."""
-        self._board[1:, 0] = 0
-        if self._locks:
-            self._wake()
-        self._take_part(self._step, 0)
+        self._board[:, :2] = 0
+        self._wake()
+        self._lead(self._calls_at, self._step)
 
     def close(self) -> None:
         """Ends the workers; idle ones only."""

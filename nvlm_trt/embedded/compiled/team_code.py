@@ -1,6 +1,7 @@
-"""Several threads in one step: they take tasks from a counter and wait for each other between phases.
+"""Several threads in one step: they take tasks from a counter, and a phase is over when its tasks are done.
 
-Tasks are taken, not assigned, so a thread that the system holds up keeps nobody waiting longer than its task. A result
+Nobody is waited for who has no task: a worker that the system does not let run, or that is still waking up, comes in
+where the others are, or not at all. Only at the end of a step the leader waits for those inside to leave. A result
 does not depend on who computed it.
 """
 
@@ -13,16 +14,16 @@ from typing import Any
 from nvlm_trt.embedded.compiled.layout import LINE
 from nvlm_trt.embedded.compiled.vector_writer import VectorWriter
 
-__all__ = ["SEEN", "WAKE", "TeamWriter"]
+__all__ = ["INSIDE", "SEEN", "WAKE", "TeamWriter"]
 
+_DONE = 8  # in a phase's line, which begins with the number of its next task
+INSIDE = 8  # in the first line of calls, which begins with their number: odd while a step is on
 SEEN, WAKE = 8, 16  # in a worker's line, which begins with whether it sleeps
 _PATIENCE = 2000  # looks, some 100 microseconds; then a waiting thread gives way
 
 
 class TeamWriter:
-    """``board`` begins with the number of arrivals since ever; each phase's counter has a line of its own and must be
-    0 when the step begins.
-    """
+    """``board`` has a line for each phase, which must be 0 when a step begins."""
 
     def __init__(self, w: VectorWriter) -> None:
         self.w = w
@@ -33,38 +34,54 @@ class TeamWriter:
             self._pause = ir.Function(w.module, ir.FunctionType(nothing, []), "llvm.x86.sse2.pause")
 
     @contextmanager
-    def tasks(self, board: Any, phase: Any, count: Any) -> Iterator[Any]:
-        """The numbers below ``count`` that this thread gets."""
+    def phase(self, board: Any, phase: Any, count: Any) -> Iterator[Any]:
+        """The numbers below ``count`` that this thread gets; behind it all of them are done."""
         w, b = self.w, self.w.b
-        counter = w.at(board, LINE, (w.integer(phase), LINE))
-        head, body, after = (b.function.append_basic_block(name) for name in ("next", "task", "done"))
+        line, count = w.at(board, (w.integer(phase), LINE)), w.integer(count)
+        before = b.block
+        head, body, after = (b.function.append_basic_block(name) for name in ("next", "task", "taken"))
         b.branch(head)
         b.position_at_end(head)
-        task = b.atomic_rmw("add", counter, w.size(1), "monotonic")
-        b.cbranch(b.icmp_signed("<", task, w.integer(count)), body, after)
+        taken = b.phi(w.size)
+        taken.add_incoming(w.size(0), before)
+        task = b.atomic_rmw("add", line, w.size(1), "monotonic")
+        b.cbranch(b.icmp_signed("<", task, count), body, after)
         b.position_at_end(body)
         yield task
+        taken.add_incoming(b.add(taken, w.size(1)), b.block)
         b.branch(head)
         b.position_at_end(after)
+        w.call("settle", w.at(line, _DONE), taken, count)
 
-    def write_meet(self) -> None:
-        """``meet(board, threads)`` returns when all threads have called it as often."""
+    def write_settle(self) -> None:
+        """``settle(done, own, count)``: tell of one's own tasks, and return when as many as there are are done."""
         w = self.w
-        with w.function("meet", "ai", exported=False) as (board, threads):
+        with w.function("settle", "aii", exported=False) as (done, own, count):
             b = w.b
-            before = b.atomic_rmw("add", board, w.size(1), "acq_rel")
-            wanted = b.mul(b.add(b.udiv(before, threads), w.size(1)), threads)
-            with self._looking(lambda: b.icmp_signed(">=", self._see(board), wanted)):
+            with b.if_then(b.icmp_signed(">", own, w.size(0))):
+                b.atomic_rmw("add", done, own, "acq_rel")
+            with self._looking(lambda: b.icmp_signed(">=", self._see(done), count)):
                 b.call(self._yield, [])
 
     def write_call(self) -> None:
-        """``call(calls, workers)``: there is a new step. ``asleep`` of each worker is what it was."""
+        """``call(calls, workers)``: there is a new step. ``WAKE`` of each worker is whether it has to be woken."""
         w = self.w
         with w.function("call", "ai") as (calls, workers):
             w.b.atomic_rmw("add", calls, w.size(1), "seq_cst")
             with w.loop(workers) as worker:
                 line = w.at(calls, LINE, (worker.index, LINE))
                 w.store(w.b.atomic_rmw("xchg", line, w.size(0), "seq_cst"), w.at(line, WAKE))
+
+    def write_lead(self) -> None:
+        """``lead(calls, record)``: the called step, as thread 0; returns when all is done and nobody inside."""
+        w = self.w
+        with w.function("lead", "aa") as (calls, record):
+            b = w.b
+            w.call("step", record, 0)
+            b.atomic_rmw("add", calls, w.size(1), "seq_cst")
+            inside = w.at(calls, INSIDE)
+            with self._looking(lambda: b.icmp_signed("==", self._see(inside), w.size(0))):
+                b.call(self._yield, [])
 
     def write_work(self) -> None:
         """``work(calls, record, thread)`` takes part in steps, and returns when none has come for a while, or at a
@@ -73,14 +90,16 @@ class TeamWriter:
         w = self.w
         with w.function("work", "aai") as (calls, record, thread):
             b = w.b
-            line = w.at(calls, (thread, LINE))  # thread 0 calls, so worker 0 is thread 1
+            line, inside = w.at(calls, (thread, LINE)), w.at(calls, INSIDE)  # thread 0 leads: worker 0 is thread 1
             again, gone = b.function.append_basic_block("again"), b.function.append_basic_block("gone")
             b.branch(again)
             b.position_at_end(again)
             seen = w.load(w.at(line, SEEN), w.size)
 
             def called() -> Any:
-                return b.icmp_signed("!=", self._see(calls), seen)
+                number = self._see(calls)
+                is_on = b.icmp_signed("==", b.and_(number, w.size(1)), w.size(1))
+                return b.and_(b.icmp_signed("!=", number, seen), b.or_(is_on, b.icmp_signed("<", number, w.size(0))))
 
             with self._looking(called):
                 b.atomic_rmw("xchg", line, w.size(1), "seq_cst")
@@ -93,7 +112,11 @@ class TeamWriter:
             with b.if_then(b.icmp_signed("<", number, w.size(0))):
                 b.branch(gone)
             w.store(number, w.at(line, SEEN))
-            w.call("step", record, thread)
+            b.atomic_rmw("add", inside, w.size(1), "seq_cst")
+            is_on = b.icmp_signed("==", b.and_(number, w.size(1)), w.size(1))
+            with b.if_then(b.and_(is_on, b.icmp_signed("==", self._see(calls), number))):
+                w.call("step", record, thread)
+            b.atomic_rmw("sub", inside, w.size(1), "seq_cst")
             b.branch(again)
             b.position_at_end(gone)
 
