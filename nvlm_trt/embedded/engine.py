@@ -24,7 +24,7 @@ class EmbeddedEngine(InFlightEngine):
         self,
         checkpoint_folder: str | Path,
         *,
-        runner: str = "compiled",
+        runner: str = "cpu",
         max_batch_size: int,
         max_seq_len: int,
         max_num_tokens: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,18 +25,19 @@ class Generation:
         self._pool = pool
         self.model_s = 0.0
 
-    def run(self, step: Step) -> list[tuple[Sequence, Emission]]:
-        emissions: list[tuple[Sequence, Emission]] = []
+    def run(self, step: Step) -> Iterator[list[tuple[Sequence, Emission]]]:
+        """What each call of the model gives, as it comes: who waits for a first token need not wait for the next
+        prompt.
+        """
         if step.decoding:
             logits = self._timed(self._pool.decode, step.decoding)
             for sequence in step.decoding:
                 sequence.cached += 1
-            emissions += _sampled(logits, step.decoding)
+            yield _sampled(logits, step.decoding)
         for chunk in step.chunks:
             row = self._timed(self._pool.prefill, chunk.sequence, chunk.start, chunk.stop)
             if chunk.last:
-                emissions += _sampled(row[np.newaxis], [chunk.sequence])
-        return emissions
+                yield _sampled(row[np.newaxis], [chunk.sequence])
 
     def _timed(self, call: Callable[..., NDArray[np.float32]], *args: Any) -> NDArray[np.float32]:
         started = time.perf_counter()

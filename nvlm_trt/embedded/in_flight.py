@@ -1,10 +1,10 @@
 """In-flight batching: a scheduler over a pool and its model, in a thread of its own.
 
 ``submit`` and ``cancel`` only write to the scheduler's books under a lock; everything else happens in the engine's
-thread, which plans a step under the lock, runs it without, closes the books, and then tells the listeners. So a
-request that ends has given back its memory before its listener hears of it, a listener may call the engine, and a slow
-one delays the next step but blocks nobody's ``submit``. Whatever ends the thread ends every open request with an
-emission: silence is not an answer.
+thread, which plans a step under the lock, runs it without, and closes the books. Tokens are told as the model gives
+them, ends when the books are closed: a request that ends has given back its memory before its listener hears of it. A
+listener may call the engine, and a slow one delays what comes next but blocks nobody's ``submit``. Whatever ends the
+thread ends every open request with an emission: silence is not an answer.
 """
 
 from __future__ import annotations
@@ -147,11 +147,17 @@ class InFlightEngine:
                 self._settle([(sequence, _CANCELLED) for sequence in gone])
             step = self._scheduler.plan()
         self._tell()
-        emissions = self._generation.run(step)
+        ends: list[tuple[Sequence, Emission]] = []
+        generated = 0
+        for emissions in self._generation.run(step):
+            generated += sum(len(emission.tokens) for _, emission in emissions)
+            self._untold.extend(one for one in emissions if not one[1].finish)
+            ends += (one for one in emissions if one[1].finish)
+            self._tell()
         with self._changed:
-            self._settle(emissions)
+            self._settle(ends)
             self._counts["steps"] += step.num_rows > 0
-            self._counts["generated_tokens"] += sum(len(emission.tokens) for _, emission in emissions)
+            self._counts["generated_tokens"] += generated
         self._tell()
 
     def _settle(self, emissions: list[tuple[Sequence, Emission]]) -> None:

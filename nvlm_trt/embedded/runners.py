@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +15,9 @@ from nvlm_trt.embedded.slot_pool import SlotPool
 from nvlm_trt.errors import MissingToolError, UsageError
 
 __all__ = ["PoolOptions", "open_pool"]
+
+_LOG = logging.getLogger(__name__)
+_GET_COMPILER = "pip install 'nvlm-trt[fast]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +33,24 @@ class PoolOptions:
 
 def open_pool(name: str, checkpoint: DecoderCheckpoint, options: PoolOptions) -> Pool:
     """Raises ``UsageError`` E-USAGE-RUNNER, ``ArtefactError`` E-ARTEFACT-* and E-ENGINE-RANK, ``MissingToolError``
-    E-TOOL-TORCH and E-TOOL-CUDA.
+    E-TOOL-LLVM, E-TOOL-TORCH and E-TOOL-CUDA.
     """
     if name not in _RUNNERS:
         raise UsageError("E-USAGE-RUNNER", f"There is no runner {name!r}.", f"Use one of: {', '.join(_RUNNERS)}.")
     return _RUNNERS[name](checkpoint, options)
 
 
+def _cpu(checkpoint: DecoderCheckpoint, options: PoolOptions) -> Pool:
+    """The compiled one where there is a compiler."""
+    if importlib.util.find_spec("llvmlite") is not None:
+        return _compiled(checkpoint, options)
+    _LOG.warning("The decoder runs on ONNX Runtime, two to five times slower than compiled code: %s", _GET_COMPILER)
+    return _onnxruntime(checkpoint, options)
+
+
 def _compiled(checkpoint: DecoderCheckpoint, options: PoolOptions) -> Pool:
+    if importlib.util.find_spec("llvmlite") is None:
+        raise MissingToolError("E-TOOL-LLVM", 'The runner "compiled" needs llvmlite.', f"Run: {_GET_COMPILER}.")
     from nvlm_trt.embedded.compiled.runner import CompiledRunner
 
     runner = CompiledRunner(
@@ -100,6 +115,7 @@ def _torch(checkpoint: DecoderCheckpoint, options: PoolOptions) -> Pool:
 
 
 _RUNNERS: dict[str, Callable[[DecoderCheckpoint, PoolOptions], Pool]] = {
+    "cpu": _cpu,
     "compiled": _compiled,
     "onnxruntime": _onnxruntime,
     "torch": _torch,

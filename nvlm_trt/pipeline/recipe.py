@@ -75,7 +75,7 @@ class _DecoderSection(_Section):
     """
 
     engine: Literal["embedded", "tensorrt_llm"]
-    runner: Literal["compiled", "onnxruntime", "torch"] = "compiled"
+    runner: Literal["cpu", "compiled", "onnxruntime", "torch"] = "cpu"
     quantization: Literal["fp8", "none"] = "fp8"
     exclude: tuple[str, ...] = ()
     kv_cache: Literal["bf16", "fp8"] = "bf16"
@@ -182,7 +182,7 @@ class RecipeDraft(_RecipeSections):
         decoder = self.decoder
         if decoder.engine == "tensorrt_llm" and (self.container is None or self.gpu is None):
             raise ValueError("a tensorrt_llm decoder needs a [gpu] and a [container] section")
-        if decoder.engine == "tensorrt_llm" and decoder.runner != "compiled":
+        if decoder.engine == "tensorrt_llm" and decoder.runner != "cpu":
             raise ValueError("decoder.runner is of the embedded engine; TensorRT-LLM has its own")
         if decoder.engine == "embedded" and decoder.runner != "torch" and decoder.tp not in (1, "auto"):
             raise ValueError('the embedded decoder reads checkpoints with tp = 1; with runner = "torch", any')

@@ -134,8 +134,10 @@ def _onnxruntime() -> Tool:
 def _fast() -> Tool:
     found = has_module("simplejpeg") and has_module("llvmlite")
     versions = ", ".join(f"{name} {version_of(name) or 'not installed'}" for name in ("simplejpeg", "llvmlite"))
-    get = "pip install 'nvlm-trt[fast]' where the server runs; Pillow does the same work meanwhile, bit for bit."
-    return Tool("quick pictures", found, versions, "decoding and cutting pictures in a quarter of the time", get)
+    get = "pip install 'nvlm-trt[fast]' where the server runs; Pillow and ONNX Runtime do the same work meanwhile."
+    return Tool(
+        "compiled code", found, versions, "pictures in a quarter of the time, the embedded decoder in half", get
+    )
 
 
 def _torch() -> Tool:

@@ -15,7 +15,7 @@ from nvlm_trt.pipeline import machine
 ROOT = Path(__file__).parents[2]
 NAMES = [
     *("Python", "GPU", "NVIDIA driver", "TensorRT", "TensorRT-LLM", "TensorRT-RTX"),
-    *("Triton server", "libpython", "numpy", "/dev/shm", "ONNX Runtime", "quick pictures", "torch"),
+    *("Triton server", "libpython", "numpy", "/dev/shm", "ONNX Runtime", "compiled code", "torch"),
 ]
 
 

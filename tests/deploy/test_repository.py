@@ -176,7 +176,7 @@ def test_sizes_come_from_the_recipe(small_config):
     assert models["preprocessing"].parameters["max_images"].string_value == str(recipe.prompt.max_images)
     assert models["vision_encoder"].parameters["max_tiles"].string_value == str(recipe.vision.profile[2])
     assert models["tensorrt_llm"].parameters["quantize_activations"].string_value == "true"
-    assert models["tensorrt_llm"].parameters["runner"].string_value == "compiled"
+    assert models["tensorrt_llm"].parameters["runner"].string_value == "cpu"
     assert models["tensorrt_llm"].max_batch_size == recipe.decoder.max_batch_size
 
 

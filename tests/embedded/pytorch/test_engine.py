@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from nvlm_trt.decoder.calibration import calibrate
 from nvlm_trt.decoder.trtllm_checkpoint import write_trtllm_checkpoint
 from nvlm_trt.embedded.engine import EmbeddedEngine
 from nvlm_trt.embedded.request import FinishReason, GenerationRequest
-from nvlm_trt.errors import ArtefactError, MissingToolError, UsageError
+from nvlm_trt.errors import ArtefactError
 from nvlm_trt.reference.decoder import ReferenceDecoder
 from tests.embedded.answers import PATIENCE_S, Listener, answers, decoder_prompts, regrets
 from tests.embedded.decoder_folder import CONFIG
@@ -65,18 +64,3 @@ def test_two_ranks_answer_as_one_until_one_dies(small_checkpoint, tmp_path):
         engine.submit(GenerationRequest("next", prompts[0][0], 1, prompts[0][1]), Listener())
     engine.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-
-
-def test_an_unknown_runner_is_refused(decoder_folder):
-    with pytest.raises(UsageError) as caught:
-        open_engine(decoder_folder, runner="jax")
-    assert caught.value.code == "E-USAGE-RUNNER"
-    assert "compiled, onnxruntime, torch" in caught.value.fix
-
-
-def test_without_torch_the_message_says_what_to_install(decoder_folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingToolError) as caught:
-        open_engine(decoder_folder)
-    assert caught.value.code == "E-TOOL-TORCH"
-    assert "pip install 'nvlm-trt[torch]'" in caught.value.fix
