@@ -18,8 +18,9 @@ __all__ = ["DecoderMetrics", "VisionMetrics"]
 
 class DecoderMetrics:
     """``nvlm_decoder_healthy``, ``nvlm_decoder_requests{state}`` and ``nvlm_decoder_pool_tokens{state}`` now;
-    ``nvlm_decoder_tokens_total{kind}``, ``nvlm_decoder_preemptions_total`` and ``nvlm_decoder_seconds_total{part}``
-    since the start. Of the parts, ``step`` holds ``model``; of the kinds, ``reused`` over ``prompt`` is the hit rate.
+    ``nvlm_decoder_tokens_total{kind}``, ``nvlm_decoder_steps_total``, ``nvlm_decoder_preemptions_total`` and
+    ``nvlm_decoder_seconds_total{part}`` since the start. Of the parts, ``step`` holds ``model``; of the kinds,
+    ``reused`` over ``prompt`` is the hit rate, and ``generated`` over steps how full the batch was.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class DecoderMetrics:
         requests = self._family("requests", "Requests in the embedded decoder, by state", gauge)
         pool = self._family("pool_tokens", "Positions of keys and values in the embedded decoder, by state", gauge)
         tokens = self._family("tokens_total", "Tokens the embedded decoder was sent, found, read and made", counter)
+        steps = self._family("steps_total", "Steps of the embedded decoder", counter)
         preemptions = self._family("preemptions_total", "Requests thrown out when the pool ran out", counter)
         seconds = self._family(
             "seconds_total", "Seconds the embedded decoder has spent in steps, and in the model during them", counter
@@ -43,6 +45,7 @@ class DecoderMetrics:
         kinds = ("prompt", "reused", "prefill", "generated")
         self._counters = {
             **{f"{kind}_tokens": tokens.Metric(labels={"kind": kind}) for kind in kinds},
+            "steps": steps.Metric(labels={}),
             "preemptions": preemptions.Metric(labels={}),
             **{f"{part}_s": seconds.Metric(labels={"part": part}) for part in ("step", "model")},
         }
