@@ -16,6 +16,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,9 @@ from nvlm_trt.load.circumstances import circumstances
 from nvlm_trt.model.tokenizer import NvlmTokenizer
 from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.serving.preprocess import Prepared, Preprocessor
+from scripts.processes import MODELS, processes_below, processor_s
 
 _WORDS = ["red", "green", "blue", "table", "chair", "window", "paper", "stone", "water", "light"]
-_MODELS = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
 _MOST_STREAMS, _MOST_POSITIONS = 32, 1024
 
 
@@ -119,18 +120,10 @@ def ask_triton(client: GrpcClient, questions: Sequence[str], max_tokens: int, tu
 
 def _processor_s() -> dict[str, float]:
     """Processor seconds so far of this process and of all below it, by what they are."""
-    used, ticks = defaultdict(float, client=time.process_time()), os.sysconf("SC_CLK_TCK")
-    below = {os.getpid()}
-    for folder in sorted((path for path in Path("/proc").iterdir() if path.name.isdigit()), key=lambda p: int(p.name)):
-        try:
-            facts = (folder / "stat").read_text().rpartition(")")[2].split()
-            command = (folder / "cmdline").read_text()
-        except OSError:
-            continue
-        if int(facts[1]) in below:
-            below.add(int(folder.name))
-            name = next((model for model in _MODELS if model in command), "server")
-            used[name] += (int(facts[11]) + int(facts[12])) / ticks
+    used = defaultdict(float, client=time.process_time())
+    for pid, name in processes_below(os.getpid()).items():
+        with suppress(OSError):
+            used[name] += processor_s(pid)
     return used
 
 
@@ -185,7 +178,7 @@ def main(folder: Path, streams: int, turns: int, max_tokens: int, repeats: int) 
     for name, values in rows.items():
         least, middle, most = min(values), statistics.median(values), max(values)
         click.echo(f"{name:20} {middle:.4g} ({least:.4g}-{most:.4g})")
-    for name in ("client", "server", *_MODELS):
+    for name in ("client", "server", *MODELS):
         cores = statistics.median(served.cores[name] for _, served in pairs)
         click.echo(f"{name + ', cores':20} {cores:.3f}")
 
