@@ -33,6 +33,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's key (PEM)."),
     click.option("--allow-origin", multiple=True, metavar="ORIGIN", help="A site whose pages may call the API."),
     click.option("--allow-image-host", multiple=True, metavar="NAME", help="A host to fetch pictures from, by https."),
+    click.option("--no-page", is_flag=True, help="Leave out the page at / that a browser can ask from."),
     click.option(
         "--limit",
         multiple=True,
@@ -54,6 +55,7 @@ def gateway_options(command: F) -> F:
         tls_key: Path | None,
         allow_origin: tuple[str, ...],
         allow_image_host: tuple[str, ...],
+        no_page: bool,
         limit: tuple[str, ...],
         **kwargs: Any,
     ) -> Any:
@@ -69,6 +71,7 @@ def gateway_options(command: F) -> F:
                 tls_key=tls_key,
                 allow_origins=allow_origin,
                 image_hosts=allow_image_host,
+                page=not no_page,
                 limits=_limits(limit),
             )
 

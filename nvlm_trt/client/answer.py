@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 from nvlm_trt.errors import ServerError
 
-__all__ = ["Answer", "AnswerStream", "Chunk", "PromptFacts"]
+__all__ = ["FACTS", "Answer", "AnswerStream", "Chunk", "PromptFacts"]
+
+FACTS = ("input_lengths", "image_sizes", "tile_grids", "prompt_table_extra_ids")
+"""The outputs of ``preprocessing`` that tell of a prompt without its tiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,24 @@ class PromptFacts:
     """What a question costs before it is asked.
 
     ``image_sizes`` are (width, height) in pixels, ``tile_grids`` (columns, rows), one of each for a picture.
+    ``image_tokens`` of the ``input_tokens`` stand for tiles.
     """
 
     input_tokens: int
     image_sizes: tuple[tuple[int, int], ...]
     tile_grids: tuple[tuple[int, int], ...]
+    image_tokens: int
+
+    @classmethod
+    def from_outputs(cls, outputs: Mapping[str, Sequence[int]]) -> PromptFacts:
+        """``outputs`` are ``FACTS``, flat. Raises ``KeyError``, ``ValueError``, ``IndexError`` for others."""
+        return cls(
+            input_tokens=outputs["input_lengths"][0],
+            image_sizes=_pairs(outputs["image_sizes"]),
+            tile_grids=_pairs(outputs["tile_grids"]),
+            # A picture's content where one of its tokens stands, 0 at text.
+            image_tokens=sum(content != 0 for content in outputs["prompt_table_extra_ids"]),
+        )
 
 
 class AnswerStream:
@@ -91,3 +107,7 @@ class AnswerStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _pairs(flat: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(flat[::2], flat[1::2], strict=True))

@@ -9,22 +9,31 @@ yet, and a stop that comes before it stops nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from nvlm_trt.client.answer import Chunk
+from nvlm_trt.client.answer import Chunk, PromptFacts
 from nvlm_trt.client.failures import refused, timed_out
-from nvlm_trt.client.grpc_client import NO_LIMIT, grpc_failure, read_address, read_chunk, stop_request
+from nvlm_trt.client.grpc_client import (
+    NO_LIMIT,
+    grpc_failure,
+    measure_request,
+    read_address,
+    read_chunk,
+    read_facts,
+    stop_request,
+)
 from nvlm_trt.client.wire import write_request
 from nvlm_trt.errors import NvlmError
 
 __all__ = ["AsyncAnswer", "AsyncGrpcClient"]
 
+T = TypeVar("T")
 _STOP_TIMEOUT_S = 5.0
 _FIRST_STOPS_S = 0.05
 _LEAVE_S = 60.0
@@ -39,7 +48,7 @@ class AsyncGrpcClient:
         self.timeout_s = timeout_s
         self._channel = grpc.aio.insecure_channel(read_address(url), NO_LIMIT)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def ask(self, values: Mapping[str, Any], request_id: str, timeout_s: float | None = None) -> AsyncAnswer:
         """Send the ensemble's inputs by name. The answer must be read to its end or left."""
@@ -56,6 +65,14 @@ class AsyncGrpcClient:
         except grpc.RpcError as error:
             raise grpc_failure(error, self.url, _STOP_TIMEOUT_S) from None
 
+    async def measure(self, values: Mapping[str, Any], request_id: str) -> PromptFacts:
+        """What the prompt of the ensemble's inputs ``values`` costs; the engines do nothing."""
+        try:
+            response = await self._stub.ModelInfer(measure_request(values, request_id), timeout=self.timeout_s)
+        except grpc.RpcError as error:
+            raise grpc_failure(error, self.url, self.timeout_s) from None
+        return read_facts(response)
+
     async def model_parameters(self, model: str) -> dict[str, str]:
         """The ``parameters`` of a model's configuration."""
         try:
@@ -71,7 +88,7 @@ class AsyncGrpcClient:
             await asyncio.wait(self._tasks, timeout=_STOP_TIMEOUT_S)
         await self._channel.close()
 
-    def run(self, work: Any) -> asyncio.Task[None]:
+    def run(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that ``close`` waits for."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)

@@ -21,13 +21,22 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from nvlm_trt.client.answer import Answer, AnswerStream, Chunk, PromptFacts
+from nvlm_trt.client.answer import FACTS, Answer, AnswerStream, Chunk, PromptFacts
 from nvlm_trt.client.failures import lost, refused, timed_out, unreachable, unreadable
 from nvlm_trt.client.options import AskOptions, request_values
 from nvlm_trt.client.wire import read_outputs, write_request
 from nvlm_trt.errors import NvlmError, UsageError
 
-__all__ = ["NO_LIMIT", "GrpcClient", "grpc_failure", "read_address", "read_chunk", "stop_request"]
+__all__ = [
+    "NO_LIMIT",
+    "GrpcClient",
+    "grpc_failure",
+    "measure_request",
+    "read_address",
+    "read_chunk",
+    "read_facts",
+    "stop_request",
+]
 
 _STOP_TIMEOUT_S = 5.0
 NO_LIMIT = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -60,15 +69,11 @@ class GrpcClient:
     def measure(self, question: str, images: Sequence[bytes] = ()) -> PromptFacts:
         """Ask only what the question would cost; the engines do nothing."""
         values = request_values(question, images, AskOptions(max_tokens=1, stream=False))
-        request = write_request("preprocessing", "", values, outputs=("input_lengths", "image_sizes", "tile_grids"))
         try:
-            outputs = read_outputs(self._stub.ModelInfer(request, timeout=self.timeout_s))
-            sizes, grids = outputs["image_sizes"], outputs["tile_grids"]
-            return PromptFacts(outputs["input_lengths"][0], _pairs(sizes), _pairs(grids))
+            response = self._stub.ModelInfer(measure_request(values, ""), timeout=self.timeout_s)
         except grpc.RpcError as error:
             raise grpc_failure(error, self.url, self.timeout_s) from None
-        except (KeyError, ValueError, IndexError) as error:
-            raise unreadable(error) from None
+        return read_facts(response)
 
     def stop(self, request_id: str) -> None:
         """End a request that is being answered. Nothing happens if there is none."""
@@ -163,6 +168,19 @@ def stop_request(request_id: str) -> Any:
     return write_request("tensorrt_llm", request_id, values, batched=True)
 
 
+def measure_request(values: Mapping[str, Any], request_id: str) -> Any:
+    """Of ``preprocessing`` alone, and only what tells of the prompt: the tiles stay where they are."""
+    return write_request("preprocessing", request_id, values, outputs=FACTS)
+
+
+def read_facts(response: Any) -> PromptFacts:
+    """Raises ``ServerError`` E-SERVER-PROTOCOL for outputs that are not preprocessing's."""
+    try:
+        return PromptFacts.from_outputs(read_outputs(response))
+    except (KeyError, ValueError, IndexError) as error:
+        raise unreadable(error) from None
+
+
 def read_chunk(response: Any) -> Chunk:
     """Raises ``ServerError`` E-SERVER-PROTOCOL for outputs that are not the ensemble's."""
     try:
@@ -187,7 +205,3 @@ def grpc_failure(error: grpc.RpcError, url: str, timeout_s: float) -> NvlmError:
     if code is grpc.StatusCode.CANCELLED:
         return lost(details)
     return refused(details)
-
-
-def _pairs(flat: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    return tuple(zip(flat[::2], flat[1::2], strict=True))

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from nvlm_trt.client.answer import Answer, AnswerStream, Chunk, PromptFacts
+from nvlm_trt.client.answer import FACTS, Answer, AnswerStream, Chunk, PromptFacts
 from nvlm_trt.client.failures import lost, refused, timed_out, unreachable, unreadable
 from nvlm_trt.client.options import AskOptions, request_values
 from nvlm_trt.errors import NvlmError, UsageError
@@ -63,13 +63,12 @@ class HttpClient:
         if images:
             uris = values["image_url_input"]
             inputs.append({"name": "image_url_input", "datatype": "BYTES", "shape": [len(uris)], "data": uris})
-        outputs = [{"name": name} for name in ("input_lengths", "image_sizes", "tile_grids")]
+        outputs = [{"name": name} for name in FACTS]
         with self._post("/v2/models/preprocessing/infer", {"inputs": inputs, "outputs": outputs}) as response:
             body = _parse(response.read())
         try:
-            data = {output["name"]: output["data"] for output in body["outputs"]}
-            return PromptFacts(data["input_lengths"][0], _pairs(data["image_sizes"]), _pairs(data["tile_grids"]))
-        except (KeyError, TypeError, IndexError) as error:
+            return PromptFacts.from_outputs({output["name"]: output["data"] for output in body["outputs"]})
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise unreadable(error) from None
 
     def stop(self, request_id: str) -> None:
@@ -170,7 +169,3 @@ def _chunk(frame: Mapping[str, Any]) -> Chunk:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise unreadable(error) from None
-
-
-def _pairs(flat: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    return tuple(zip(flat[::2], flat[1::2], strict=True))

@@ -20,9 +20,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from nvlm_trt.errors import NvlmError, ServerError
 from nvlm_trt.gateway.admission import Admission
 from nvlm_trt.gateway.backend import Backend
-from nvlm_trt.gateway.body import discard_body
+from nvlm_trt.gateway.body import HeldBytes, discard_body
+from nvlm_trt.gateway.chat_door import ChatDoor
 from nvlm_trt.gateway.completions import Completions
 from nvlm_trt.gateway.metrics import Metrics
+from nvlm_trt.gateway.page import page_routes
+from nvlm_trt.gateway.prompt_cost import PromptCost
 from nvlm_trt.gateway.refusal import Refusal, error_body, error_headers, error_status, no_such_model
 from nvlm_trt.gateway.settings import GatewaySettings, Limits
 from nvlm_trt.intake.fetch import Fetcher
@@ -38,13 +41,17 @@ def make_app(settings: GatewaySettings, url: str, fetcher: Fetcher) -> Starlette
     limits = settings.limits
     admission = Admission(limits.answers, limits.waiting, limits.queue_s)
     metrics = Metrics(admission)
+    all_held = HeldBytes(limits.held_bytes)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # Here, because a gRPC channel belongs to the event loop it was made in.
         backend = Backend(url, limits.token_s, limits.health_s)
         app.state.backend = backend
-        app.state.completions = Completions(settings, backend, admission, metrics, fetcher)
+        completions = Completions(settings.model_name, backend, admission, metrics, fetcher)
+        cost = PromptCost(backend, admission, fetcher)
+        app.state.completions = ChatDoor(settings, admission, all_held, metrics, completions.answer, completions.ended)
+        app.state.prompt_cost = ChatDoor(settings, admission, all_held, metrics, cost.answer)
         yield
         await backend.client.close()
 
@@ -72,11 +79,13 @@ def make_app(settings: GatewaySettings, url: str, fetcher: Fetcher) -> Starlette
     )
     app = Starlette(
         routes=[
-            Route("/v1/chat/completions", _Chat(), methods=["POST"], middleware=locked),
+            Route("/v1/chat/completions", _Made("completions"), methods=["POST"], middleware=locked),
+            Route("/v1/chat/prompt", _Made("prompt_cost"), methods=["POST"], middleware=locked),
             Route("/v1/models", models, methods=["GET"], middleware=locked),
             Route("/v1/models/{model:path}", models, methods=["GET"], middleware=locked),
             Route("/health", health, methods=["GET"]),
             Route("/metrics", figures, methods=["GET"]),
+            *(page_routes(keys_needed=bool(settings.api_keys)) if settings.page else []),
         ],
         middleware=[cors] if settings.allow_origins else [],
         exception_handlers={NvlmError: _answer_error, HTTPException: _answer_http, Exception: _answer_bug},
@@ -87,11 +96,14 @@ def make_app(settings: GatewaySettings, url: str, fetcher: Fetcher) -> Starlette
     return app
 
 
-class _Chat:
-    """Made when the event loop runs; here is where the routes find it."""
+class _Made:
+    """What is made when the event loop runs; here is where the routes find it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await scope["app"].state.completions(scope, receive, send)
+        await getattr(scope["app"].state, self._name)(scope, receive, send)
 
 
 class _Lock:

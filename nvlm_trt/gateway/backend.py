@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 
+from nvlm_trt.client.answer import PromptFacts
 from nvlm_trt.client.async_grpc_client import AsyncAnswer, AsyncGrpcClient
 from nvlm_trt.errors import OverloadedError
 from nvlm_trt.gateway.chat_answer import Piece
@@ -35,6 +36,10 @@ class Backend:
 
     def ask(self, request: ChatRequest, choice: int, uris: list[str], request_id: str) -> AsyncAnswer:
         return self.client.ask(request.ensemble_inputs(choice, uris), request_id)
+
+    def measure(self, request: ChatRequest, uris: list[str], request_id: str) -> asyncio.Task[PromptFacts]:
+        """What the first choice's prompt would cost. The task ends by itself, also when nobody waits for it."""
+        return self.client.run(self.client.measure(request.ensemble_inputs(0, uris), request_id))
 
     async def max_seq_len(self) -> int:
         """Of the model: prompt and answer together. Raises ``ServerError``."""

@@ -65,6 +65,7 @@ class GatewaySettings:
     tls_key: Path | None = None
     allow_origins: tuple[str, ...] = ()
     image_hosts: tuple[str, ...] = ()
+    page: bool = True
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 GATEWAY = {
     *("--model-name", "--api-key-file", "--tls-cert", "--tls-key", "--allow-origin", "--allow-image-host", "--limit"),
+    "--no-page",
     *("--host", "--checkpoint", "--dry-run", "--json", "--quiet"),
 }
 TREE = {

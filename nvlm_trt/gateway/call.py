@@ -1,0 +1,45 @@
+"""One request on its way through the gateway: by which ids it is known, what it holds, how far its choices have come.
+
+A client may name its request in ``x-request-id``. Two clients may give the same name, so the server's side knows the
+request by that name and an id made here behind it: one stop ends one request, and one search finds all its lines.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Sequence
+
+from nvlm_trt.gateway.body import Held
+from nvlm_trt.gateway.chat_answer import Choice
+
+__all__ = ["Call"]
+
+_NAME = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class Call:
+    """``id`` is unique; ``name`` is what the client reads back, its own if it sent a well-formed one, else the id."""
+
+    def __init__(self, headers: Sequence[tuple[bytes, bytes]], held: Held) -> None:
+        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.name = _given_name(headers) or self.id
+        self.held = held
+        self.begun_s = time.monotonic()
+        self._choices: dict[int, Choice] = {}
+
+    @property
+    def triton_id(self) -> str:
+        return self.id if self.name == self.id else f"{self.name}.{self.id}"
+
+    def choice(self, number: int) -> Choice:
+        return self._choices.setdefault(number, Choice())
+
+    def ordered(self) -> list[Choice]:
+        return [self._choices[number] for number in sorted(self._choices)]
+
+
+def _given_name(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    given = [value for name, value in headers if name == b"x-request-id"]
+    return given[0].decode() if len(given) == 1 and _NAME.fullmatch(given[0]) else None

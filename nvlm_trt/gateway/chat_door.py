@@ -1,0 +1,101 @@
+"""A path that takes a chat request: from the first byte of the body to whatever ends the answer.
+
+Cheap checks come first: room, then the body's size and form, then its parameters; only then does ``answer`` fetch
+pictures, wait for a turn and ask the server. Nothing is sent before it has something to send, so that errors have their
+status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, MutableMapping
+from typing import Any
+
+from nvlm_trt.errors import CancelledError, NvlmError, ServerError
+from nvlm_trt.gateway.admission import Admission
+from nvlm_trt.gateway.body import ClientGone, Held, HeldBytes, Receive, discard_body, read_body
+from nvlm_trt.gateway.call import Call
+from nvlm_trt.gateway.chat_request import ChatRequest, read_chat_request
+from nvlm_trt.gateway.metrics import Metrics
+from nvlm_trt.gateway.refusal import Refusal
+from nvlm_trt.gateway.reply import Reply, Send
+from nvlm_trt.gateway.settings import GatewaySettings
+from nvlm_trt.gateway.streams import while_connected
+from nvlm_trt.serving.strict_json import read_strict_json
+
+__all__ = ["Answer", "ChatDoor", "Ended"]
+
+CLIENT_LEFT = 499
+Answer = Callable[[ChatRequest, Call, Reply], Coroutine[Any, Any, None]]
+Ended = Callable[[Call, int], None]
+_log = logging.getLogger(__name__)
+
+
+class ChatDoor:
+    """An ASGI application for one path. ``ended`` is told each call's status, 499 for a client that left."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        admission: Admission,
+        all_held: HeldBytes,
+        metrics: Metrics,
+        answer: Answer,
+        ended: Ended = lambda call, status: None,
+    ) -> None:
+        self._settings = settings
+        self._admission = admission
+        self._all_held = all_held
+        self._metrics = metrics
+        self._answer = answer
+        self._ended = ended
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        limits = self._settings.limits
+        call = Call(scope["headers"], Held(self._all_held))
+        reply = Reply(send, call.name, limits.write_s)
+        whole_body = False
+        try:
+            self._admission.check_room()
+            _check_json(scope)
+            body = await read_body(receive, limits, call.held)
+            whole_body = True
+            # Nothing here keeps the body or the request: both hold pictures, and the answer may take minutes.
+            work = self._answer(read_chat_request(read_strict_json(body), self._settings), call, reply)
+            del body
+            await while_connected(receive, work)
+        except NvlmError as error:
+            await self._fail(error, reply, None if whole_body else receive)
+        except ClientGone:
+            reply.status = CLIENT_LEFT
+        except asyncio.CancelledError:  # the server is stopped and has waited long enough
+            await self._fail(
+                CancelledError("E-CANCEL-SHUTDOWN", "The server is shutting down.", "Ask again."), reply, None
+            )
+        except Exception:
+            _log.exception("request %s failed", call.triton_id)
+            bug = ServerError("E-SERVER-INTERNAL", "The gateway failed to answer.", "Its log says why.")
+            await self._fail(bug, reply, None)
+        finally:
+            call.held.let_go()
+            self._ended(call, reply.status or CLIENT_LEFT)
+
+    async def _fail(self, error: NvlmError, reply: Reply, rest: Receive | None) -> None:
+        self._metrics.refusals.labels(error.code).inc()
+        try:
+            if reply.status is not None:
+                await reply.broken_events(error)
+                return
+            if rest is not None:
+                await discard_body(rest, self._settings.limits)
+            await reply.error(error, close=rest is not None)
+        except ClientGone:
+            reply.status = CLIENT_LEFT
+
+
+def _check_json(scope: MutableMapping[str, Any]) -> None:
+    """A page of another site can have a browser send texts and forms without asking, but not JSON."""
+    kinds = [value for name, value in scope["headers"] if name == b"content-type"]
+    if len(kinds) != 1 or kinds[0].split(b";")[0].strip().lower() != b"application/json":
+        raise Refusal("E-DOOR-TYPE", "The body is not application/json.", "Set content-type.", status=415)
