@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any
 
 from nvlm_trt.embedded.generation import Generation
@@ -47,7 +48,7 @@ class InFlightEngine:
         self._thread = threading.Thread(target=self._run, name="nvlm-decoder", daemon=True)
         self._thread.start()
 
-    def submit(self, request: GenerationRequest, listener: Listener) -> None:
+    def submit(self, request: GenerationRequest, listener: Listener, begun: Callable[[], None] | None = None) -> None:
         """Raises ``RequestError`` E-PROMPT-*, E-PARAM-SHAPE, ``OverloadedError`` E-BUSY-QUEUE, and ``ArtefactError``
         E-ENGINE-FAULT or E-ENGINE-CLOSED when the engine runs no more.
         """
@@ -59,7 +60,9 @@ class InFlightEngine:
         keys = prefix_keys(request, runner.vocab_size, block_size) if self._reuse_prefixes else []
         reusable = reusable_blocks(len(request.input_ids), block_size, self._scheduler.chunk)
         count = request.num_return_sequences
-        sequences = [Sequence(request, listener, keys, reusable, index) for index in range(count)]
+        sequences = [
+            Sequence(request, listener, keys, reusable, index, None if index else begun) for index in range(count)
+        ]
         with self._changed:
             self._check_open()
             self._scheduler.add(sequences)
@@ -146,6 +149,10 @@ class InFlightEngine:
                 gone = [sequence for sequence in self._scheduler.sequences() if sequence.cancelled]
                 self._settle([(sequence, _CANCELLED) for sequence in gone])
             step = self._scheduler.plan()
+        for chunk in step.chunks:
+            if chunk.sequence.on_begin is not None:
+                chunk.sequence.on_begin()
+                chunk.sequence.on_begin = None
         self._tell()
         ends: list[tuple[Sequence, Emission]] = []
         generated = 0

@@ -128,10 +128,11 @@ Listener = Callable[[Emission], None]
 class DecoderEngine(Protocol):
     """Thread-safe: any thread may submit and cancel; listeners are called from the engine's own thread."""
 
-    def submit(self, request: GenerationRequest, listener: Listener) -> None:
+    def submit(self, request: GenerationRequest, listener: Listener, begun: Callable[[], None] | None = None) -> None:
         """Queue a request. ``RequestError`` or ``OverloadedError`` is raised here; later faults arrive as an emission.
 
-        The listener's last call for each sequence, and only that one, carries ``finish``.
+        The listener's last call for each sequence, and only that one, carries ``finish``. ``begun`` is called once,
+        from the engine's own thread, when the request's first step begins; it must not raise.
         """
 
     def cancel(self, request_id: str) -> int:

@@ -7,6 +7,7 @@ tokens alone spell it, across any token borders; the prompt's tail does not begi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Sequence:
         "index",
         "keys",
         "listener",
+        "on_begin",
         "place",
         "plain_from",
         "prompt_length",
@@ -47,10 +49,12 @@ class Sequence:
         keys: list[bytes] | None = None,
         reusable: int = 0,
         index: int = 0,
+        on_begin: Callable[[], None] | None = None,
     ) -> None:
-        """``keys`` are ``prefix_keys``; the first ``reusable`` of their blocks need not be computed."""
+        """``keys`` are ``prefix_keys``; the first ``reusable`` of their blocks need not be computed. ``on_begin`` is
+        for the engine to call once, when the first step with this sequence begins."""
         self.request, self.index = request, index
-        self.listener = listener
+        self.listener, self.on_begin = listener, on_begin
         self.keys, self.reusable = keys or [], reusable
         self.prompt_length = len(request.input_ids)
         self.place: Any = None

@@ -5,13 +5,11 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from nvlm_trt.gateway.admission import Admission
+from nvlm_trt.serving.buckets import FIRST_TOKEN_S, PER_TOKEN_S, WHOLE_S
 
 __all__ = ["Metrics"]
 
 _PREFIX = "nvlm_gateway_"
-_FIRST_TOKEN_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.5, 5, 10, 20, 40)
-_PER_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
-_WHOLE_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 
 
 class Metrics:
@@ -29,17 +27,17 @@ class Metrics:
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts, image rows included")
         self.generation_tokens = self._counter("generation_tokens", "Tokens of answers")
         self.pictures = self._counter("pictures", "Pictures, by where they came from", "source")
-        self.queue_s = self._histogram("request_queue_time_seconds", "Waiting for a turn", _FIRST_TOKEN_S)
+        self.queue_s = self._histogram("request_queue_time_seconds", "Waiting for a turn", FIRST_TOKEN_S)
         self.first_token_s = self._histogram(
             "time_to_first_token_seconds", "From a request's head to its first token, where tokens are streamed",
-            _FIRST_TOKEN_S,
+            FIRST_TOKEN_S,
         )  # fmt: skip
         self.per_token_s = self._histogram(
             "time_per_output_token_seconds",
             "Mean time between an answer's tokens, where they are streamed",
-            _PER_TOKEN_S,
+            PER_TOKEN_S,
         )
-        self.whole_s = self._histogram("e2e_request_latency_seconds", "From a request's head to its end", _WHOLE_S)
+        self.whole_s = self._histogram("e2e_request_latency_seconds", "From a request's head to its end", WHOLE_S)
 
     def text(self) -> bytes:
         """Prometheus's text format."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from nvlm_trt.embedded.request import DecoderEngine, Emission, FinishReason
 from nvlm_trt.errors import CancelledError, NvlmError, RequestError, ServerError
+from nvlm_trt.serving.decoder_record import DecoderRecord
 from nvlm_trt.serving.decoder_tensors import DecoderCall, asks_to_stop, read_call, write_tensors
 from nvlm_trt.serving.outbox import Outbox
 
@@ -61,17 +63,30 @@ class _Open:
     begun: set[int] = field(default_factory=set)
     held: dict[int, list[Emission]] = field(default_factory=lambda: defaultdict(list))
     cum_log_probs: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    record: DecoderRecord = field(init=False)
+
+    def __post_init__(self) -> None:
+        request = self.call.request
+        self.record = DecoderRecord(
+            self.client_id, request.input_ids.size, request.num_return_sequences, time.monotonic()
+        )
+
+    def begin(self) -> None:
+        """From the engine's thread."""
+        self.record.begun_s = time.monotonic()
 
     def __call__(self, emission: Emission) -> None:
         """From the engine's thread."""
         if not self.unfinished:
             return
         index, ends = emission.sequence_index, emission.finish is not None
+        self._note(emission)
         if ends:
             # A request that breaks off does so as a whole: its other sequences have nobody to go to.
             self.unfinished = 0 if emission.finish in _BROKEN_OFF else self.unfinished - 1
             if not self.unfinished:
                 self.owner.forget(self)
+                self.owner.ended.append(self.record)
         if not self.call.streaming:
             self.held[index].append(emission)
             if not ends:
@@ -95,6 +110,14 @@ class _Open:
         if emissions[-1].finish in _BROKEN_OFF:
             self.reply.fail(emissions[-1].error or _ended(emissions[-1].finish))
 
+    def _note(self, emission: Emission) -> None:
+        record = self.record
+        record.generated_tokens += len(emission.tokens)
+        if record.first_s is None and emission.tokens:
+            record.first_s = time.monotonic()
+        if emission.finish is not None:
+            record.finish, record.ended_s = emission.finish, time.monotonic()
+
     def _send(self, emission: Emission) -> None:
         self.untold -= emission.finish is not None
         self.cum_log_probs[emission.sequence_index] += sum(emission.log_probs)
@@ -106,11 +129,18 @@ class DecoderCalls:
     """Owns ``engine``. All methods may be called from any thread."""
 
     def __init__(
-        self, engine: DecoderEngine, observe: Callable[[Mapping[str, Any]], None] = lambda _: None, poll_s: float = 0.1
+        self,
+        engine: DecoderEngine,
+        observe: Callable[[Mapping[str, Any]], None] = lambda _: None,
+        tell: Callable[[DecoderRecord], None] = lambda _: None,
+        poll_s: float = 0.1,
     ) -> None:
-        """``observe`` is given the engine's ``metrics()`` every ``poll_s`` seconds."""
+        """Every ``poll_s`` seconds ``observe`` is given the engine's ``metrics()``, and ``tell`` each request that
+        ended meanwhile: neither holds up the engine's thread."""
         self._engine = engine
         self._observe = observe
+        self._tell = tell
+        self.ended: deque[DecoderRecord] = deque()
         self._poll_s = poll_s
         self._open: dict[str, _Open] = {}
         self._by_client_id: dict[str, _Open] = {}
@@ -145,7 +175,7 @@ class DecoderCalls:
             if client_id:
                 self._by_client_id[client_id] = entry
         try:
-            self._engine.submit(entry.call.request, entry)
+            self._engine.submit(entry.call.request, entry, entry.begin)
         except BaseException:
             self.forget(entry)
             raise
@@ -179,7 +209,13 @@ class DecoderCalls:
                 entry = unasked.popleft()
                 if entry.reply.is_cancelled():
                     self._engine.cancel(entry.engine_id)
-            self._observe(self._engine.metrics())
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
+        while self.ended:
+            self._tell(self.ended.popleft())
+        self._observe(self._engine.metrics())
 
 
 def _together(emissions: Sequence[Emission]) -> Emission:

@@ -12,8 +12,9 @@ call is full again.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,7 @@ class _Job:
     future: Future[Rows] = field(default_factory=Future)
     parts: list[Rows] = field(default_factory=list)
     num_done: int = 0
+    since_s: float = field(default_factory=time.monotonic)
 
     @property
     def num_waiting(self) -> int:
@@ -55,10 +57,21 @@ class _Job:
 
 
 class TileBatcher:
-    """Owns ``engine`` and the only thread that calls it. Without ``share_calls`` a call holds tiles of one request."""
+    """Owns ``engine`` and the only thread that calls it. Without ``share_calls`` a call holds tiles of one request.
 
-    def __init__(self, engine: VisionEngine, max_waiting_tiles: int = 4096, *, share_calls: bool = True) -> None:
+    ``waited`` is told from that thread for how many seconds each request's first tile had to wait.
+    """
+
+    def __init__(
+        self,
+        engine: VisionEngine,
+        max_waiting_tiles: int = 4096,
+        *,
+        share_calls: bool = True,
+        waited: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._engine = engine
+        self._waited = waited
         self._share_calls = share_calls
         self._num_calls = 0
         self._max_waiting_tiles = max_waiting_tiles
@@ -125,6 +138,9 @@ class TileBatcher:
                 line = self._line if self._share_calls else list(self._line)[:1]
                 shares = share_call([job.num_waiting for job in line], self._engine.max_tiles)
                 jobs = [self._line[index] for index in range(len(shares))]
+            for job in jobs:
+                if job.num_done == 0:
+                    self._waited(time.monotonic() - job.since_s)
             self._encode(jobs, shares)
             with self._changed:
                 while self._line and self._line[0].future.done():

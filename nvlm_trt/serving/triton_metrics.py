@@ -6,11 +6,13 @@ Only importable inside a Triton model process.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from nvlm_trt.serving.buckets import FIRST_TOKEN_S, PER_TOKEN_S, TILES, WHOLE_S
+from nvlm_trt.serving.decoder_record import DecoderRecord
 from nvlm_trt.serving.embedding_cache import CacheFigures
 
 __all__ = ["DecoderMetrics", "VisionMetrics"]
@@ -21,6 +23,8 @@ class DecoderMetrics:
     ``nvlm_decoder_tokens_total{kind}``, ``nvlm_decoder_steps_total``, ``nvlm_decoder_preemptions_total`` and
     ``nvlm_decoder_seconds_total{part}`` since the start. Of the parts, ``step`` holds ``model``; of the kinds,
     ``reused`` over ``prompt`` is the hit rate, and ``generated`` over steps how full the batch was.
+    ``nvlm_decoder_kv_cache_usage_perc`` now; of requests that ended, ``nvlm_decoder_request_success_total`` and
+    histograms of their times.
     """
 
     def __init__(self) -> None:
@@ -42,6 +46,22 @@ class DecoderMetrics:
             "pool_tokens": pool.Metric(labels={"state": "all"}),
             "free_tokens": pool.Metric(labels={"state": "free"}),
         }
+        self._usage = self._family("kv_cache_usage_perc", "The part of the pool in use, 0 to 1", gauge).Metric(
+            labels={}
+        )
+        ended = self._family("request_success_total", "Requests that ended, by reason", counter)
+        self._ended = {
+            reason: ended.Metric(labels={"finished_reason": reason}) for reason in ("stop", "length", "abort", "error")
+        }
+        self._times = {
+            name: self._histogram(metric, description, buckets)
+            for name, metric, description, buckets in (
+                ("queue_s", "request_queue_time_seconds", "Waiting for the first step", FIRST_TOKEN_S),
+                ("first_token_s", "time_to_first_token_seconds", "From a request's arrival", FIRST_TOKEN_S),
+                ("per_token_s", "time_per_output_token_seconds", "Mean time between an answer's tokens", PER_TOKEN_S),
+                ("total_s", "e2e_request_latency_seconds", "From a request's arrival to its end", WHOLE_S),
+            )
+        }
         kinds = ("prompt", "reused", "prefill", "generated")
         self._counters = {
             **{f"{kind}_tokens": tokens.Metric(labels={"kind": kind}) for kind in kinds},
@@ -56,6 +76,18 @@ class DecoderMetrics:
             gauge.set(figures[name])
         for name, counter in self._counters.items():
             counter.increment(max(0, figures[name] - counter.value()))
+        self._usage.set(1 - figures["free_tokens"] / figures["pool_tokens"])
+
+    def ended(self, record: DecoderRecord) -> None:
+        self._ended[record.reason].increment(1)
+        for name, histogram in self._times.items():
+            seconds = getattr(record, name)
+            if seconds is not None:
+                histogram.observe(seconds)
+
+    def _histogram(self, name: str, description: str, buckets: Sequence[float]) -> Any:
+        family = self._family(name, f"Seconds in the embedded decoder: {description}", pb_utils.MetricFamily.HISTOGRAM)
+        return family.Metric(labels={}, buckets=list(buckets))
 
     def _family(self, name: str, description: str, kind: Any) -> Any:
         self._families.append(pb_utils.MetricFamily(name=f"nvlm_decoder_{name}", description=description, kind=kind))
@@ -64,7 +96,8 @@ class DecoderMetrics:
 
 class VisionMetrics:
     """``nvlm_vision_cache_tiles_total{outcome}`` and ``nvlm_vision_calls_total`` since the start,
-    ``nvlm_vision_cache_bytes`` now. Misses over calls are the tiles in a call.
+    ``nvlm_vision_cache_bytes`` now. Misses over calls are the tiles in a call. Histograms ``nvlm_vision_request_tiles``
+    and ``nvlm_vision_queue_time_seconds``, the latter of requests with a tile that was not known.
     """
 
     def __init__(self) -> None:
@@ -86,6 +119,17 @@ class VisionMetrics:
         self._outcomes = {name: self._tiles.Metric(labels={"outcome": name}) for name in ("hit", "miss")}
         self._called = self._calls.Metric(labels={})
         self._held = self._bytes.Metric(labels={})
+        histogram = pb_utils.MetricFamily.HISTOGRAM
+        self._sizes = pb_utils.MetricFamily(
+            name="nvlm_vision_request_tiles", description="Tiles of a request, thumbnails included", kind=histogram
+        )
+        self._waits = pb_utils.MetricFamily(
+            name="nvlm_vision_queue_time_seconds",
+            description="Seconds that a request's first tile waited for the vision engine",
+            kind=histogram,
+        )
+        self.tiles = self._sizes.Metric(labels={}, buckets=list(TILES))
+        self.queue_s = self._waits.Metric(labels={}, buckets=list(FIRST_TOKEN_S))
         self._lock = threading.Lock()
 
     def update(self, figures: CacheFigures) -> None:

@@ -25,14 +25,17 @@ def png(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("size", [(10, 10), (300, 100), (100, 300), (640, 480), (90, 1000)])
-def test_a_picture_costs_what_is_foretold(gateway, size):
+@pytest.mark.parametrize(("width", "height"), [(10, 10), (300, 100), (100, 300), (640, 480), (90, 1000)])
+def test_a_picture_costs_what_is_foretold(gateway, width, height):
     config = NvlmConfig.from_json(config_json(SIZES["small"]))
-    grid, question = choose_grid(*size, config.tiling), user(picture_part(png(*size)), text_part("What is this?"))
+    grid, question = (
+        choose_grid(width, height, config.tiling),
+        user(picture_part(png(width, height)), text_part("What is this?")),
+    )
     told = cost(gateway, question).json
     (picture,) = told["pictures"]
     tiles = num_tiles(grid, config.tiling)
-    assert (picture["width"], picture["height"]) == size
+    assert (picture["width"], picture["height"]) == (width, height)
     assert (picture["columns"], picture["rows"], len(picture["tile_tags"])) == (grid.cols, grid.rows, tiles)
     assert picture["tile_tags"][-1] == "<tile_global_thumbnail>"
     assert picture["tokens"] == told["image_tokens"] == tiles * config.vision.tokens_per_tile

@@ -18,7 +18,8 @@ class TritonPythonModel:
                 max_num_tokens=parameters.integer("max_num_tokens"),
                 quantize_activations=parameters.flag("quantize_activations"),
             )
-        self._calls = DecoderCalls(engine, DecoderMetrics().update)
+        metrics = DecoderMetrics()
+        self._calls = DecoderCalls(engine, metrics.update, metrics.ended)
 
     def execute(self, requests):
         for request in requests:

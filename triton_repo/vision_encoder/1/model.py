@@ -22,18 +22,19 @@ class TritonPythonModel:
             )
         self._dtype = parameters.text("table_dtype")
         self._no_pictures = empty_table(engine.output_size, self._dtype)
+        self._metrics = VisionMetrics()
         self._encoder = CachingEncoder(
-            TileBatcher(engine, share_calls=parameters.flag("share_calls")),
+            TileBatcher(engine, share_calls=parameters.flag("share_calls"), waited=self._metrics.queue_s.observe),
             engine_key(parameters.text("engine"), self._dtype, parameters.path("vision_dir")),
             parameters.integer("cache_bytes"),
         )
-        self._metrics = VisionMetrics()
 
     def execute(self, requests):
         for request in requests:
             reply = TritonReply(request)
             try:
                 tiles = read_inputs(request)["tiles"]
+                self._metrics.tiles.observe(len(tiles))
                 if len(tiles) == 0:
                     reply.send(self._no_pictures, final=True)
                 else:
