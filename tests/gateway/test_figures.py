@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,18 +23,18 @@ TO_THE_END = {**GOOD, "ignore_eos": True}
 STREAM = {**TO_THE_END, "stream": True}
 
 
-def scrape(url: str) -> Counter[str]:
-    """Every sample by its name and labels, as they are written."""
+def scrape(url: str) -> Mapping[str, float]:
+    """Every sample by its name and labels, 0 for what is not there."""
     with urllib.request.urlopen(url, timeout=5) as response:
         families = list(text_string_to_metric_families(response.read().decode()))
-    samples: Counter[str] = Counter()
+    samples: defaultdict[str, float] = defaultdict(float)
     for sample in (sample for family in families for sample in family.samples):
         labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
         samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
     return samples
 
 
-def settled(server) -> Counter[str]:
+def settled(server) -> Mapping[str, float]:
     """The decoder brings its figures up to date ten times a second."""
     assert wait_until(lambda: running(server) == 0)
     time.sleep(0.3)
@@ -69,9 +70,11 @@ def traffic(server):
         after = settled(server)
         assert wait_until(lambda: scrape(f"{gateway.url}/metrics")["nvlm_gateway_requests_total{status=499}"] == 1)
         door = scrape(f"{gateway.url}/metrics")
-    after.subtract(before)
-    kept.subtract(before)
-    return door, after, kept, cost, good
+    return door, less(after, before), less(kept, before), cost, good
+
+
+def less(after: Mapping[str, float], before: Mapping[str, float]) -> Mapping[str, float]:
+    return defaultdict(float, {name: value - before[name] for name, value in after.items()})
 
 
 def test_the_gateways(traffic):
@@ -136,7 +139,7 @@ def test_the_page_of_the_docs_lists_what_is_served(server, gateway):
     send(gateway.url, GOOD)
     text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
     listed = dict(re.findall(r"^\| `(nvlm_[a-z0-9_]+)(?:\{.*\})?` \| (gauge|counter|histogram) \|", text, re.MULTILINE))
-    served = {}
+    served: dict[str, str] = {}
     for url in (server.metrics_url, f"{gateway.url}/metrics"):
         with urllib.request.urlopen(url, timeout=5) as response:
             served |= dict(re.findall(r"^# TYPE (nvlm_\S+) (\S+)$", response.read().decode(), re.MULTILINE))

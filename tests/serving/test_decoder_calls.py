@@ -220,7 +220,7 @@ def test_figures_are_observed(engine):
 )
 def test_an_engine_that_ends_a_request_without_a_word_still_gives_an_error(finish, code):
     class Terse:
-        def submit(self, request, listener, begun):
+        def submit(self, request, listener, begun=None):
             listener(Emission((), finish=finish))
 
         def cancel(self, request_id):
