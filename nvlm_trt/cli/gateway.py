@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from nvlm_trt.cli.gateway_options import gateway_options, start_gateway, warn_of_open_door
+from nvlm_trt.cli.gateway_options import GatewayChoice, gateway_options, start_gateway, warn_of_open_door
 from nvlm_trt.cli.output import Output, dry_run_option, output_options
 from nvlm_trt.cli.until_stopped import UntilStopped
 from nvlm_trt.errors import ServerError
-
-if TYPE_CHECKING:
-    from nvlm_trt.gateway.settings import GatewaySettings
 
 __all__ = ["gateway"]
 
@@ -25,6 +20,9 @@ __all__ = ["gateway"]
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True, help="0 takes a free one.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="For a DIR: where its checkpoint lies now.")
+@click.option(
+    "--drain-s", type=click.FloatRange(0), default=5, show_default=True, help="Seconds to finish, at the end."
+)
 @gateway_options
 @dry_run_option
 @output_options
@@ -33,7 +31,8 @@ def gateway(
     host: str,
     port: int,
     checkpoint: Path | None,
-    gateway: Callable[[str, int], GatewaySettings],
+    drain_s: float,
+    gateway: GatewayChoice,
     dry_run: bool,
     output: Output,
 ) -> None:
@@ -55,7 +54,7 @@ def gateway(
             deployment = open_deployment(Path(target), checkpoint)
             output.note(f"starting Triton for {target}")
             server = stack.enter_context(TritonServer(deployment.folder, deployment.checkpoint))
-        door = stack.enter_context(start_gateway(settings, target if server is None else server.grpc_url))
+        door = stack.enter_context(start_gateway(settings, target if server is None else server.grpc_url, drain_s))
         until_stopped.begin()
         output.result({"format": 1, "gateway": door.url}, f"gateway  {door.url}")
         output.note(warn_of_open_door(settings) or f"OpenAI's clients want {door.url}/v1 as their base URL")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from nvlm_trt.gateway.server import GatewayServer
     from nvlm_trt.gateway.settings import GatewaySettings, Limits
 
-__all__ = ["gateway_options", "start_gateway", "warn_of_open_door"]
+__all__ = ["GatewayChoice", "check_gateway_packages", "gateway_options", "start_gateway", "warn_of_open_door"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _KEYS = "NVLM_TRT_API_KEYS"
@@ -43,8 +44,21 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayChoice:
+    """What was chosen: as settings, given a host and a port; and as arguments for another ``nvlm-trt gateway``, in
+    which the keys of a client are named by their file, or not at all if the environment has them.
+    """
+
+    settings: Callable[[str, int], GatewaySettings]
+    arguments: tuple[str, ...]
+
+    def __call__(self, host: str, port: int) -> GatewaySettings:
+        return self.settings(host, port)
+
+
 def gateway_options(command: F) -> F:
-    """Adds the options; the command gets as ``gateway`` what makes ``GatewaySettings`` of a host and a port."""
+    """Adds the options; the command gets a ``GatewayChoice`` as ``gateway``."""
 
     @functools.wraps(command)
     def wrapped(
@@ -75,26 +89,29 @@ def gateway_options(command: F) -> F:
                 limits=_limits(limit),
             )
 
-        return command(*args, gateway=settings, **kwargs)
+        return command(*args, gateway=GatewayChoice(settings, _given_arguments()), **kwargs)
 
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[return-value]
 
 
-def start_gateway(settings: GatewaySettings, triton_url: str) -> GatewayServer:
+def start_gateway(settings: GatewaySettings, triton_url: str, drain_s: float) -> GatewayServer:
     """Raises ``MissingToolError`` E-TOOL-GATEWAY without the extra, and what ``GatewayServer`` raises."""
-    try:
-        from nvlm_trt.gateway.server import GatewayServer
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").startswith("nvlm_trt"):
-            raise
+    check_gateway_packages()
+    from nvlm_trt.gateway.server import GatewayServer
+
+    return GatewayServer(settings, triton_url, drain_s=drain_s)
+
+
+def check_gateway_packages() -> None:
+    """Without importing them. Raises ``MissingToolError`` E-TOOL-GATEWAY without the extra."""
+    if any(importlib.util.find_spec(name) is None for name in ("h11", "prometheus_client", "starlette", "uvicorn")):
         raise MissingToolError(
             "E-TOOL-GATEWAY",
             "The OpenAI-compatible door is not installed.",
             "Install it: pip install 'nvlm-trt[gateway]'",
-        ) from None
-    return GatewayServer(settings, triton_url)
+        )
 
 
 def warn_of_open_door(settings: GatewaySettings) -> str | None:
@@ -102,6 +119,28 @@ def warn_of_open_door(settings: GatewaySettings) -> str | None:
     if settings.host in ("127.0.0.1", "::1", "localhost") or settings.api_keys:
         return None
     return f"anybody who reaches {settings.host} may ask: there are no API keys (--api-key-file)"
+
+
+def _given_arguments() -> tuple[str, ...]:
+    """Those of the running command's gateway options that differ from their defaults."""
+    context = click.get_current_context()
+    names = {parameter.name for parameter in _gateway_parameters()}
+    given: list[str] = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name not in names or value in (None, (), parameter.get_default(context)):
+            continue
+        for one in value if parameter.multiple else (value,):
+            given += [parameter.opts[0]] if getattr(parameter, "is_flag", False) else [f"{parameter.opts[0]}={one}"]
+    return tuple(given)
+
+
+def _gateway_parameters() -> list[click.Parameter]:
+    def nothing() -> None: ...
+
+    for option in _OPTIONS:
+        option(nothing)
+    return list(nothing.__click_params__)  # type: ignore[attr-defined]
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:

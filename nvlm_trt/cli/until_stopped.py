@@ -16,14 +16,19 @@ class UntilStopped:
 
     def __init__(self) -> None:
         self._begun, self._stop = threading.Event(), threading.Event()
+        self._again = threading.Event()
 
     def begin(self) -> None:
         """From now on a signal does not interrupt; ``wait`` tells of it."""
         self._begun.set()
 
-    def wait(self) -> bool:
-        """Whether to stop; waits half a second for it."""
-        return self._stop.wait(_WATCH_S)
+    def wait(self, seconds: float = _WATCH_S) -> bool:
+        """Whether to stop; waits for it."""
+        return self._stop.wait(seconds)
+
+    def told_again(self) -> bool:
+        """Whether somebody is in a hurry: a second signal came after the one that stops."""
+        return self._again.is_set()
 
     def __enter__(self) -> UntilStopped:
         self._before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -38,4 +43,4 @@ class UntilStopped:
     def _take(self, *_: object) -> None:
         if not self._begun.is_set():
             raise KeyboardInterrupt
-        self._stop.set()
+        (self._again if self._stop.is_set() else self._stop).set()

@@ -74,7 +74,9 @@ class HttpClient:
     def stop(self, request_id: str) -> None:
         """End a request that is being answered. Nothing happens if there is none."""
         body = {"id": request_id, "stop": True, "input_lengths": 0, "request_output_len": 0}
-        with self._post("/v2/models/tensorrt_llm/generate_stream", body, _STOP_TIMEOUT_S) as response:
+        with self._post(
+            "/v2/models/tensorrt_llm/generate_stream", body, min(_STOP_TIMEOUT_S, self.timeout_s)
+        ) as response:
             for _ in _frames(response):
                 pass
 

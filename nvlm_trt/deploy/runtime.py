@@ -15,13 +15,28 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from nvlm_trt.deploy.address import Address
+from nvlm_trt.deploy.command import server_command
 from nvlm_trt.errors import MissingToolError
 
-__all__ = ["TritonRuntime", "check_shared_memory", "find_runtime"]
+__all__ = ["Runtime", "TritonRuntime", "check_shared_memory", "find_runtime"]
 
 _SHARED_MEMORY = Path("/dev/shm")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class Runtime(Protocol):
+    """An installed Triton. ``decoders`` are the backends that a decoder may have in it."""
+
+    @property
+    def decoders(self) -> tuple[str, ...]: ...
+
+    def command(self, folder: Path, address: Address, prefix: str, world_size: int) -> list[str]:
+        """To serve ``folder / "repository"``; other files that this needs are made in ``folder``."""
+
+    def environment(self, inherited: dict[str, str]) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +50,23 @@ class TritonRuntime:
     libraries: Path
     python_bin: Path
     python_library: Path | None
+
+    @property
+    def decoders(self) -> tuple[str, ...]:
+        return ("python",)
+
+    def command(self, folder: Path, address: Address, prefix: str, world_size: int) -> list[str]:
+        backends = folder / "backends"
+        if not backends.exists():
+            self.write_backend_folder(backends)
+        return server_command(
+            self.server,
+            folder / "repository",
+            address,
+            prefix,
+            f"--backend-directory={backends}",
+            "--allow-gpu-metrics=false",
+        )
 
     def write_backend_folder(self, folder: Path) -> None:
         """Make ``folder`` a backend directory: the wheel keeps the stub apart from the backend that starts it."""

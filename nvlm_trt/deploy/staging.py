@@ -13,13 +13,17 @@ import tempfile
 from pathlib import Path
 
 import nvlm_trt
-from nvlm_trt.deploy.model_config import ModelConfig, read_model_config, write_model_config
+from nvlm_trt.deploy.model_config import ModelConfig, read_model_config, set_parameter, write_model_config
 from nvlm_trt.deploy.repository import MODELS
 from nvlm_trt.errors import ServerError
+from nvlm_trt.serving.shutdown import MARKS
 
-__all__ = ["make_work_folder", "stage_repository"]
+__all__ = ["WORK_FOLDER", "make_work_folder", "stage_repository"]
 
+WORK_FOLDER = "nvlm-trt-"
+"""What their names begin with."""
 _PACKAGE = Path(nvlm_trt.__file__).parent
+_TOLD = ("postprocessing", "preprocessing")
 _PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 
 
@@ -28,7 +32,7 @@ def make_work_folder() -> Path:
     for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):
         if _PLAIN.fullmatch(parent):
             try:
-                return Path(tempfile.mkdtemp(prefix="nvlm-trt-", dir=parent))
+                return Path(tempfile.mkdtemp(prefix=WORK_FOLDER, dir=parent))
             except OSError:
                 continue
     raise ServerError(
@@ -38,16 +42,22 @@ def make_work_folder() -> Path:
     )
 
 
-def stage_repository(deployment_dir: Path, checkpoint_dir: Path, folder: Path) -> None:
+def stage_repository(deployment_dir: Path, checkpoint_dir: Path, folder: Path, marks: Path | None = None) -> None:
     """Copy ``deployment_dir/triton_repo`` to ``folder`` with ``/deployment`` and ``/checkpoint`` replaced.
+
+    ``marks``, a folder that is made, is where the models will look for what they are told of the server's end.
 
     Raises ``ArtefactError`` E-ARTEFACT-TRITON if a model is missing or damaged.
     """
+    if marks is not None:
+        marks.mkdir()
     real = {"/deployment": str(deployment_dir.resolve()), "/checkpoint": str(checkpoint_dir.resolve())}
     for name in MODELS:
         source = deployment_dir / "triton_repo" / name
         config = read_model_config(source / "config.pbtxt")
         _replace_folders(config, real)
+        if marks is not None and name in _TOLD:
+            set_parameter(config, MARKS, str(marks))
         (folder / name / "1").mkdir(parents=True)
         write_model_config(config, folder / name / "config.pbtxt")
         if (source / "1" / "model.py").exists():

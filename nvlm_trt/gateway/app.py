@@ -67,6 +67,9 @@ def make_app(settings: GatewaySettings, url: str, fetcher: Fetcher) -> Starlette
         await request.app.state.backend.check()
         return JSONResponse({"status": "ok"})
 
+    async def live(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
     async def figures(request: Request) -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -84,6 +87,7 @@ def make_app(settings: GatewaySettings, url: str, fetcher: Fetcher) -> Starlette
             Route("/v1/models", models, methods=["GET"], middleware=locked),
             Route("/v1/models/{model:path}", models, methods=["GET"], middleware=locked),
             Route("/health", health, methods=["GET"]),
+            Route("/live", live, methods=["GET"]),
             Route("/metrics", figures, methods=["GET"]),
             *(page_routes(keys_needed=bool(settings.api_keys)) if settings.page else []),
         ],

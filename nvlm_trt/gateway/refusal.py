@@ -41,13 +41,13 @@ def no_such_model(name: str) -> Refusal:
 
 
 def error_status(error: NvlmError) -> int:
-    """Overload is 429 here, not 503, as OpenAI has it; an answer ended by the server's side is 503, not the client's
-    499.
+    """Overload is 429 here, not 503, as OpenAI has it; but a server that is about to end, and an answer ended by the
+    server's side, are 503: the first for balancers, which then ask another, the second instead of the client's 499.
 
     OpenAI's clients try again after both.
     """
     if isinstance(error, OverloadedError):
-        return 429
+        return 503 if error.code == "E-BUSY-DRAINING" else 429
     if isinstance(error, CancelledError):
         return 503
     return error.status if isinstance(error, Refusal) else error.http_status

@@ -20,7 +20,6 @@ from nvlm_trt.intake.fetch import Fetcher
 
 __all__ = ["GatewayServer"]
 
-_DRAIN_S = 5
 _BACKLOG = 1024
 _SEND_BYTES = 2**17
 # Longer than the 5 s after which OpenAI's client closes an idle connection: otherwise both do at once, and its next
@@ -31,8 +30,11 @@ _KEEP_ALIVE_S = 15
 class GatewayServer:
     """Listens when its constructor returns, until ``stop``; a context manager."""
 
-    def __init__(self, settings: GatewaySettings, triton_url: str, fetcher: Fetcher | None = None) -> None:
-        """``triton_url`` is grpc://HOST:PORT; nothing need answer there yet.
+    def __init__(
+        self, settings: GatewaySettings, triton_url: str, fetcher: Fetcher | None = None, *, drain_s: float = 5.0
+    ) -> None:
+        """``triton_url`` is grpc://HOST:PORT; nothing need answer there yet. At its end, answers that have begun get
+        ``drain_s`` seconds.
 
         Raises ``UsageError`` E-USAGE-URL, E-USAGE-TLS, ``ServerError`` E-SERVER-PORT, E-SERVER-START.
         """
@@ -52,7 +54,7 @@ class GatewayServer:
             limit_concurrency=limits.connections,
             h11_max_incomplete_event_size=limits.head_bytes,
             timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=_DRAIN_S,
+            timeout_graceful_shutdown=drain_s,  # type: ignore[arg-type]  # a whole number of seconds by type only
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
         )
@@ -85,7 +87,7 @@ class GatewayServer:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Take no more requests, give those that run a few seconds, end the rest. May be called again."""
+        """Take no more requests, give those that run their time, end the rest. May be called again."""
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()

@@ -17,17 +17,19 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from nvlm_trt.errors import NvlmError, RequestError, ServerError
+from nvlm_trt.errors import CancelledError, NvlmError, RequestError, ServerError
 
 __all__ = [
     "Parameters",
     "TritonReply",
     "answer_all",
+    "check_wanted",
     "failure",
     "read_id",
     "read_inputs",
     "read_parameters",
     "reporting_start",
+    "stop_decoder",
     "success",
 ]
 
@@ -45,6 +47,11 @@ class Parameters:
 
     def text(self, key: str) -> str:
         value: str = self._values[key]
+        return value
+
+    def optional(self, key: str) -> str:
+        """Empty where the configuration has none."""
+        value: str = self._values.get(key, "")
         return value
 
     def path(self, key: str) -> Path:
@@ -87,6 +94,34 @@ def read_parameters(request: Any) -> dict[str, Any]:
         return parameters
     except UnicodeDecodeError:
         raise _not_utf8() from None
+
+
+def check_wanted(request: Any) -> None:
+    """Raises ``CancelledError`` E-CANCEL-REQUEST once its client has gone.
+
+    Triton tells a step of an ensemble only what it knew when the step began. So the decoder, whose step begins once,
+    is not told, but each step after one of its responses is.
+    """
+    if request.is_cancelled():
+        raise CancelledError("E-CANCEL-REQUEST", "The request was cancelled.")
+
+
+def stop_decoder(request_id: str) -> None:
+    """End what the decoder still does for a request that came through the ensemble, as a client could."""
+    if request_id:
+        stop = pb_utils.InferenceRequest(
+            model_name="tensorrt_llm",
+            request_id=request_id,
+            requested_output_names=["output_ids"],
+            inputs=[
+                pb_utils.Tensor("stop", np.array([[True]])),
+                pb_utils.Tensor("input_lengths", np.zeros((1, 1), np.int32)),
+                pb_utils.Tensor("request_output_len", np.zeros((1, 1), np.int32)),
+            ],
+        )
+        for response in stop.exec(decoupled=True):
+            if response.has_error():
+                pb_utils.Logger.log_warn(f"{request_id} was not stopped: {response.error().message()}")
 
 
 def success(tensors: Mapping[str, Any]) -> Any:

@@ -17,8 +17,8 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from nvlm_trt.client.failures import refused
 from nvlm_trt.client.wire import read_outputs
+from nvlm_trt.deploy.address import Address
 from nvlm_trt.deploy.model_config import read_model_config
-from nvlm_trt.deploy.process import Address
 from nvlm_trt.resources import resource_folder
 
 __all__ = ["Door", "GenerateDoor", "GenerateStreamDoor", "GrpcDoor", "Reply", "Tensor", "as_bytes", "picture_uri"]

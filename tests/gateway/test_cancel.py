@@ -107,10 +107,9 @@ def test_who_waits_for_a_turn_can_leave_too(server):
         assert wait_until(lambda: running(server) == 0)
 
 
-def test_a_gateway_that_stops_ends_its_streams_and_frees_the_decoder(server, monkeypatch):
-    monkeypatch.setattr("nvlm_trt.gateway.server._DRAIN_S", 0.2)
+def test_a_gateway_that_stops_ends_its_streams_and_frees_the_decoder(server):
     before = generated(server)
-    gateway = GatewayServer(GatewaySettings(port=0), server.grpc_url)
+    gateway = GatewayServer(GatewaySettings(port=0), server.grpc_url, drain_s=0.2)
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as chat:
         stream = iter(long_stream(chat))
         next(stream)

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
+from nvlm_trt.deploy.address import Address
 from nvlm_trt.deploy.model_config import read_model_config, set_parameter, set_type, write_model_config
-from nvlm_trt.deploy.process import Address, TritonProcess
+from nvlm_trt.deploy.process import TritonProcess
 from nvlm_trt.deploy.runtime import find_runtime
-from nvlm_trt.deploy.staging import make_work_folder, stage_repository
+from nvlm_trt.deploy.staging import stage_repository
+from nvlm_trt.deploy.traces import Traces
 from nvlm_trt.vision.onnxruntime_engine import OnnxRuntimeEngine
 
 MODEL, TABLE = "vision_encoder", "prompt_embedding_table"
@@ -25,8 +27,8 @@ MODEL, TABLE = "vision_encoder", "prompt_embedding_table"
 
 @pytest.fixture(scope="module")
 def client(deployment: Path, small_checkpoint: Path) -> Iterator[InferenceServerClient]:
-    work_folder = make_work_folder()
-    repository = work_folder / "repository"
+    traces = Traces()
+    repository = traces.folder / "repository"
     stage_repository(deployment, small_checkpoint, repository)
     for model in repository.iterdir():
         if model.name != MODEL:
@@ -36,20 +38,15 @@ def client(deployment: Path, small_checkpoint: Path) -> Iterator[InferenceServer
     set_type(config, TABLE, "TYPE_BF16")
     write_model_config(config, repository / MODEL / "config.pbtxt")
     address = Address.choose("127.0.0.1")
-    process = TritonProcess(
-        find_runtime(),
-        repository=repository,
-        work_folder=work_folder,
-        address=address,
-        log_file=work_folder / "server.log",
-    )
+    log_file = traces.folder / "server.log"
+    process = TritonProcess(find_runtime(), traces=traces, address=address, log_file=log_file)
     try:
         with InferenceServerClient(address.grpc_url.removeprefix("grpc://")) as client:
             wait_until_ready(process, client)
             yield client
     finally:
         process.stop()
-        shutil.rmtree(work_folder)
+        traces.remove()
 
 
 def wait_until_ready(process: TritonProcess, client: InferenceServerClient) -> None:

@@ -1,15 +1,27 @@
-"""Tokens to text, piece by piece, in whole characters."""
+"""Tokens to text, piece by piece, in whole characters; for an answer nobody wants, a stop to the decoder instead."""
 
+from nvlm_trt.errors import CancelledError
 from nvlm_trt.model.tokenizer import NvlmTokenizer
 from nvlm_trt.serving.detokenize import StreamDecoder
 from nvlm_trt.serving.postprocess_tensors import decode_response
-from nvlm_trt.serving.triton import Parameters, answer_all, read_id, read_inputs, reporting_start
+from nvlm_trt.serving.shutdown import MARKS, Shutdown
+from nvlm_trt.serving.triton import (
+    Parameters,
+    answer_all,
+    check_wanted,
+    read_id,
+    read_inputs,
+    reporting_start,
+    stop_decoder,
+)
 
 
 class TritonPythonModel:
     def initialize(self, args):
+        parameters = Parameters(args)
+        self._shutdown = Shutdown(parameters.optional(MARKS))
         with reporting_start():
-            tokenizer = NvlmTokenizer.from_folder(Parameters(args).path("model_dir"))
+            tokenizer = NvlmTokenizer.from_folder(parameters.path("model_dir"))
         self._decoder = StreamDecoder(tokenizer)
         self._eos_id = tokenizer.eos_id
 
@@ -17,4 +29,12 @@ class TritonPythonModel:
         return answer_all(requests, self._answer)
 
     def _answer(self, request):
-        return decode_response(self._decoder, read_inputs(request), read_id(request), self._eos_id)
+        request_id = read_id(request)
+        try:
+            check_wanted(request)
+            self._shutdown.check_going()
+        except CancelledError:
+            self._decoder.finish(request_id)
+            stop_decoder(request_id)
+            raise
+        return decode_response(self._decoder, read_inputs(request), request_id, self._eos_id)

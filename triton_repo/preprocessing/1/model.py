@@ -5,12 +5,22 @@ from nvlm_trt.model.prompt import PromptStyle
 from nvlm_trt.model.resample import fastest_resample
 from nvlm_trt.serving.preprocess import Preprocessor
 from nvlm_trt.serving.preprocess_tensors import client_values, write_prepared
-from nvlm_trt.serving.triton import Parameters, answer_all, read_id, read_inputs, read_parameters, reporting_start
+from nvlm_trt.serving.shutdown import MARKS, Shutdown
+from nvlm_trt.serving.triton import (
+    Parameters,
+    answer_all,
+    check_wanted,
+    read_id,
+    read_inputs,
+    read_parameters,
+    reporting_start,
+)
 
 
 class TritonPythonModel:
     def initialize(self, args):
         parameters = Parameters(args)
+        self._shutdown = Shutdown(parameters.optional(MARKS))
         with reporting_start():
             self._preprocessor = Preprocessor.from_folder(
                 parameters.path("model_dir"),
@@ -26,6 +36,8 @@ class TritonPythonModel:
         return answer_all(requests, self._answer)
 
     def _answer(self, request):
+        check_wanted(request)
+        self._shutdown.check_open()
         values = client_values(read_inputs(request), read_parameters(request))
         read_id(request)  # later steps use it: one that is no UTF-8 is refused here, before any work
         return write_prepared(self._preprocessor.prepare_client(values))

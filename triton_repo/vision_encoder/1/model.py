@@ -4,7 +4,7 @@ import functools
 
 from nvlm_trt.serving.embedding_cache import CachingEncoder, engine_key
 from nvlm_trt.serving.tile_batcher import TileBatcher
-from nvlm_trt.serving.triton import Parameters, TritonReply, read_inputs, reporting_start
+from nvlm_trt.serving.triton import Parameters, TritonReply, check_wanted, read_inputs, reporting_start
 from nvlm_trt.serving.triton_metrics import VisionMetrics
 from nvlm_trt.serving.vision_tensors import empty_table, write_table
 from nvlm_trt.vision.registry import load_engine
@@ -33,6 +33,7 @@ class TritonPythonModel:
         for request in requests:
             reply = TritonReply(request)
             try:
+                check_wanted(request)
                 tiles = read_inputs(request)["tiles"]
                 self._metrics.tiles.observe(len(tiles))
                 if len(tiles) == 0:

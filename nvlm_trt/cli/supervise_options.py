@@ -1,0 +1,79 @@
+"""The options of the supervisor."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nvlm_trt.cli.output import Output
+
+if TYPE_CHECKING:
+    from nvlm_trt.supervise.events import EventLog
+    from nvlm_trt.supervise.failures import RestartPolicy
+
+__all__ = ["SuperviseChoice", "supervise_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_SECONDS = click.FloatRange(0, min_open=True)
+
+_OPTIONS: tuple[Callable[[F], F], ...] = (
+    click.option(
+        "--health-port",
+        type=click.IntRange(0, 65535),
+        default=9001,
+        show_default=True,
+        help="Where /health tells whether all of it serves. 0: a free one.",
+    ),
+    click.option(
+        "--drain-s", type=click.FloatRange(0), default=30, show_default=True, help="Seconds to finish, at the end."
+    ),
+    click.option("--ask-every-s", type=_SECONDS, default=2, show_default=True, help="Between two questions to Triton."),
+    click.option("--ask-timeout-s", type=_SECONDS, default=5, show_default=True, help="Patience with their answers."),
+    click.option("--start-timeout-s", type=_SECONDS, default=120, show_default=True, help="Patience with one start."),
+    click.option("--max-failures", type=click.IntRange(1), default=5, show_default=True, help="Then it is given up."),
+    click.option("--failure-window-s", type=_SECONDS, default=600, show_default=True, help="In which they count."),
+    click.option("--json-log", is_flag=True, help="What is restarted is told as JSON, a line each."),
+    click.option("--server-log", type=click.Path(path_type=Path), help="Triton's log, if it is to be kept."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SuperviseChoice:
+    health_port: int
+    drain_s: float
+    ask_every_s: float
+    ask_timeout_s: float
+    start_timeout_s: float
+    max_failures: int
+    failure_window_s: float
+    json_log: bool
+    server_log: Path | None
+
+    @property
+    def policy(self) -> RestartPolicy:
+        from nvlm_trt.supervise.failures import RestartPolicy
+
+        return RestartPolicy(self.max_failures, self.failure_window_s)
+
+    def events(self, output: Output) -> EventLog:
+        from nvlm_trt.supervise.events import EventLog
+
+        return EventLog(output.note, as_json=self.json_log)
+
+
+def supervise_options(command: F) -> F:
+    """Adds the options; the command gets a ``SuperviseChoice`` as ``supervise``."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        chosen = {name: kwargs.pop(name) for name in SuperviseChoice.__slots__}
+        return command(*args, supervise=SuperviseChoice(**chosen), **kwargs)
+
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]

@@ -1,0 +1,48 @@
+"""Triton's command lines: of one server, and of one server for each rank of a decoder over several GPUs.
+
+Several GPUs are TensorRT-LLM's leader mode: one mpirun, one server per rank. All read the same repository; rank 0 loads
+every model and answers, the others load the decoder alone and work for it. Form and flags are those of TensorRT-LLM
+1.2.1's ``launch_triton_server.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nvlm_trt.deploy.address import Address
+
+__all__ = ["EXIT_TIMEOUT_S", "rank_commands", "server_command"]
+
+EXIT_TIMEOUT_S = 4
+_DECODER = "tensorrt_llm"
+
+
+def server_command(server: Path, repository: Path, address: Address, prefix: str, *more: str) -> list[str]:
+    """``prefix`` begins the names of its files in /dev/shm; ``more`` are flags of one kind of installation."""
+    return [
+        str(server),
+        f"--model-repository={repository}",
+        f"--http-address={address.host}",
+        f"--http-port={address.http_port}",
+        f"--grpc-address={address.host}",
+        f"--grpc-port={address.grpc_port}",
+        f"--metrics-address={address.host}",
+        f"--metrics-port={address.metrics_port}",
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        *more,
+    ]
+
+
+def rank_commands(
+    world_size: int, server: Path, repository: Path, address: Address, prefix: str, *, mpirun: Sequence[str]
+) -> list[str]:
+    """``mpirun`` is that program and its own options, such as those for root or for several machines."""
+    ranks: list[str] = []
+    for rank in range(world_size):
+        alone = ["--model-control-mode=explicit", f"--load-model={_DECODER}"] if rank else []
+        ranks += [":"] if rank else []
+        ranks += ["-n", "1", *server_command(server, repository, address, f"{prefix}{rank}_", *alone)]
+    return [*mpirun, *ranks]

@@ -1,0 +1,42 @@
+"""A few of the figures that Triton shows, for judging whether it works and whether it is idle."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from dataclasses import dataclass
+
+__all__ = ["TritonFigures", "parse_figures", "read_figures"]
+
+_TIMEOUT_S = 2.0
+_LINE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class TritonFigures:
+    """``answered`` grows with every piece of an answer that any request gets; ``open`` are requests that are not over:
+    in the decoder, or before it.
+    """
+
+    answered: float
+    open: float
+
+
+def read_figures(metrics_url: str) -> TritonFigures:
+    """Raises ``OSError``, ``ValueError``."""
+    with urllib.request.urlopen(metrics_url, timeout=_TIMEOUT_S) as response:
+        return parse_figures(response.read().decode())
+
+
+def parse_figures(text: str) -> TritonFigures:
+    """Of Prometheus text. The decoder's are the embedded one's or TensorRT-LLM's, whichever there are."""
+
+    def total(name: str, *labels: str) -> float:
+        lines = ((found[2] or "", found[3]) for found in _LINE.finditer(text) if found[1] == name)
+        return sum(float(value) for given, value in lines if all(label in given for label in labels))
+
+    before = sum(
+        total("nv_inference_pending_request_count", f'model="{model}"') for model in ("preprocessing", "vision_encoder")
+    )
+    decoder = total("nvlm_decoder_requests") + total("nv_trt_llm_request_metrics", 'request_type="active"')
+    return TritonFigures(total("nv_inference_request_success", 'model="postprocessing"'), before + decoder)

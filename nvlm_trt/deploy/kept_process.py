@@ -1,0 +1,90 @@
+"""A program under its keeper: started, told to stop, ended with all that it started.
+
+The keeper (``nvlm_trt/keeper.py``) is what the operating system sees as the child; it ends with the program, after
+everything that the program left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+__all__ = ["KeptProcess"]
+
+_KEEPER = Path(__file__).parents[1] / "keeper.py"
+
+
+class KeptProcess:
+    """Started by its constructor; its output goes to the end of ``log_file``, or to stderr.
+
+    ``left`` names what is removed after it, as the keeper has it. ``keep_open`` are descriptors that the keeper holds
+    open as long as it lives.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        left: Sequence[str] = (),
+        keep_open: Sequence[int] = (),
+        log_file: Path | None = None,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        with log_file.open("ab") if log_file else nullcontext() as log:
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_KEEPER), *left, "--", *command],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=folder,
+                env=environment,
+                pass_fds=keep_open,
+                start_new_session=True,
+            )
+        assert self._keeper.stdout is not None
+        told = self._keeper.stdout.readline()
+        self._keeper.stdout.close()
+        self.pid = int(told or 0)
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs; negative when a signal ended it. Nothing of it is left then."""
+        return self._status(self._keeper.poll())
+
+    def wait(self, timeout_s: float) -> int | None:
+        """``exit_status``, once it has ended or after ``timeout_s`` seconds."""
+        with suppress(subprocess.TimeoutExpired):
+            self._keeper.wait(timeout_s)
+        return self.exit_status
+
+    def terminate(self) -> None:
+        """Ask it to end, by SIGTERM."""
+        self._tell(b"T")
+
+    def kill(self) -> None:
+        """End it and all it started. May be called again."""
+        self._tell(b"K")
+        self._keeper.wait()
+        if self._keeper.stdin is not None:
+            with suppress(OSError):
+                self._keeper.stdin.close()
+        # Needed where the keeper itself was killed: its command died with it, but not what that had started.
+        with suppress(OSError):
+            if self.pid:
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def _tell(self, what: bytes) -> None:
+        assert self._keeper.stdin is not None
+        with suppress(OSError, ValueError):
+            self._keeper.stdin.write(what)
+
+    @staticmethod
+    def _status(code: int | None) -> int | None:
+        return code if code is None or code <= 128 else 128 - code

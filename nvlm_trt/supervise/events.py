@@ -1,0 +1,28 @@
+"""What the supervisor does, one line for each event, for people or for log collectors."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["EventLog"]
+
+
+class EventLog:
+    """``write`` is given each line. As JSON a line is one object with ``time``, ``part``, ``event`` and what belongs to
+    the event.
+    """
+
+    def __init__(self, write: Callable[[str], None], *, as_json: bool = False) -> None:
+        self._write = write
+        self._as_json = as_json
+
+    def __call__(self, part: str, event: str, text: str, **details: Any) -> None:
+        # The one place for the time of day: a line is read beside those of other programs.
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if self._as_json:
+            self._write(json.dumps({"time": now, "part": part, "event": event, "text": text, **details}))
+        else:
+            self._write(f"{now} {part}: {text}")

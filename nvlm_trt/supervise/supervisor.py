@@ -1,0 +1,155 @@
+"""The whole service: Triton, and the gateway if there is one, from start to the last trace.
+
+    starting ─► ready ◄─► restarting ─► failed
+                  └─► draining ─► ended
+
+At its end the service first takes no more questions and says so, then lets the streams that have begun finish, then
+ends the rest with an error, and only then Triton gets its SIGTERM: that freezes what still streams through an ensemble.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from nvlm_trt.deploy.staged_triton import StagedTriton
+from nvlm_trt.errors import OverloadedError, ServerError
+from nvlm_trt.supervise.events import EventLog
+from nvlm_trt.supervise.failures import RestartPolicy
+from nvlm_trt.supervise.gateway_part import GatewayPart
+from nvlm_trt.supervise.part import Part
+from nvlm_trt.supervise.readiness import ReadinessServer
+from nvlm_trt.supervise.triton_part import TritonPart
+from nvlm_trt.supervise.watcher import State, Watcher
+
+__all__ = ["Supervisor"]
+
+_LOOK_S = 0.1
+# Idle is believed when it lasts: between two models a request is in neither of them.
+_IDLE_S = 0.5
+_ENDING_S = 2.0
+
+
+class Supervisor:
+    """A context manager; starts when entered and ends at once, without a drain, when left. Owns what it is given."""
+
+    def __init__(
+        self,
+        triton: StagedTriton,
+        gateway: GatewayPart | None,
+        events: EventLog,
+        *,
+        health: tuple[str, int],
+        policy: RestartPolicy,
+        ask_every_s: float,
+        ask_timeout_s: float,
+        start_timeout_s: float,
+    ) -> None:
+        self._triton, self._gateway, self._events = triton, gateway, events
+        parts: list[Part] = [TritonPart(triton, start_timeout_s, ask_timeout_s), *([gateway] if gateway else [])]
+        self._watchers = [Watcher(part, events, policy, ask_every_s) for part in parts]
+        self._draining = threading.Event()
+        self._health = health
+        self._readiness: ReadinessServer | None = None
+
+    def __enter__(self) -> Supervisor:
+        try:
+            self._readiness = ReadinessServer(*self._health, self.check, self.state)
+        except OSError:
+            self.close()
+            raise ServerError(
+                "E-SERVER-PORT", f"The health port {self._health[1]} cannot be listened on.", "Choose another, or 0."
+            ) from None
+        for watcher in self._watchers:
+            watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether every part serves. Raises the ``NvlmError`` for which one was given up."""
+        for watcher in self._watchers:
+            if watcher.state is State.FAILED:
+                self._triton.keep_log()
+                raise watcher.error or ServerError("E-SERVER-ENDED", "The server ended by itself.", "Start it again.")
+        return all(watcher.state is State.READY for watcher in self._watchers)
+
+    def check(self) -> None:
+        """Raises what the service fails of at this moment, E-BUSY-DRAINING once it is to end."""
+        if self._draining.is_set():
+            raise OverloadedError("E-BUSY-DRAINING", "The server is shutting down.", "Ask another, or again later.")
+        for watcher in self._watchers:
+            watcher.check()
+
+    def state(self) -> dict[str, Any]:
+        """Of each part, and how often it was started again."""
+        return {
+            "parts": {watcher.part.name: watcher.state.value for watcher in self._watchers},
+            "restarts": {watcher.part.name: watcher.restarts for watcher in self._watchers},
+        }
+
+    def drain(self, within_s: float, hurry: Callable[[], bool] = lambda: False) -> None:
+        """Take no more questions, let those that have begun be answered within ``within_s`` seconds or until ``hurry``,
+        and end the rest with errors.
+        """
+        self._draining.set()
+        began_s = time.monotonic()
+        with suppress(OSError):
+            self._triton.refuse_new()
+        for watcher in self._watchers:
+            watcher.leave()
+        if self._gateway:
+            self._gateway.drain()
+        finished = self._wait_idle(began_s + within_s, hurry)
+        if not finished:
+            with suppress(OSError):
+                self._triton.end_streams()
+            self._wait_idle(time.monotonic() + _ENDING_S)
+        waited_s = time.monotonic() - began_s
+        text = f"{'every answer was finished' if finished else 'answers were cut short'} after {waited_s:.1f} s"
+        self._events("server", "drained", text, finished=finished, seconds=round(waited_s, 3))
+        if self._gateway:
+            self._gateway.end()
+        if finished:
+            self._triton.stop()
+
+    def close(self) -> None:
+        """End everything at once and remove all that is left. May be called again."""
+        self._draining.set()
+        for watcher in self._watchers:
+            watcher.leave()
+        if self._gateway:
+            self._gateway.end()
+        self._triton.close()
+        if self._readiness is not None:
+            self._readiness.close()
+            self._readiness = None
+
+    def _wait_idle(self, until_s: float, hurry: Callable[[], bool] = lambda: False) -> bool:
+        """Whether all that was begun is over, before ``until_s``."""
+        idle_since_s: float | None = None
+        while (now_s := time.monotonic()) < until_s and not hurry():
+            if self._busy():
+                idle_since_s = None
+            else:
+                idle_since_s = idle_since_s or now_s
+                if now_s - idle_since_s >= _IDLE_S:
+                    return True
+            time.sleep(_LOOK_S)
+        return False
+
+    def _busy(self) -> bool:
+        if self._gateway is not None and self._gateway.how_it_ended() is None:
+            return True
+        try:
+            return self._triton.figures().open > 0
+        except (OSError, ValueError):
+            return self._triton.running
