@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nvlm_trt.cli.given import given_arguments
 from nvlm_trt.errors import MissingToolError, UsageError
 
 if TYPE_CHECKING:
@@ -57,6 +58,16 @@ class GatewayChoice:
         return self.settings(host, port)
 
 
+def _names() -> frozenset[str]:
+    """Of the options' parameters."""
+
+    def command() -> None: ...
+
+    for option in _OPTIONS:
+        option(command)
+    return frozenset(parameter.name for parameter in command.__click_params__)  # type: ignore[attr-defined]
+
+
 def gateway_options(command: F) -> F:
     """Adds the options; the command gets a ``GatewayChoice`` as ``gateway``."""
 
@@ -89,7 +100,7 @@ def gateway_options(command: F) -> F:
                 limits=_limits(limit),
             )
 
-        return command(*args, gateway=GatewayChoice(settings, _given_arguments()), **kwargs)
+        return command(*args, gateway=GatewayChoice(settings, given_arguments(only=_names())), **kwargs)
 
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
@@ -119,28 +130,6 @@ def warn_of_open_door(settings: GatewaySettings) -> str | None:
     if settings.host in ("127.0.0.1", "::1", "localhost") or settings.api_keys:
         return None
     return f"anybody who reaches {settings.host} may ask: there are no API keys (--api-key-file)"
-
-
-def _given_arguments() -> tuple[str, ...]:
-    """Those of the running command's gateway options that differ from their defaults."""
-    context = click.get_current_context()
-    names = {parameter.name for parameter in _gateway_parameters()}
-    given: list[str] = []
-    for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if parameter.name not in names or value in (None, (), parameter.get_default(context)):
-            continue
-        for one in value if parameter.multiple else (value,):
-            given += [parameter.opts[0]] if getattr(parameter, "is_flag", False) else [f"{parameter.opts[0]}={one}"]
-    return tuple(given)
-
-
-def _gateway_parameters() -> list[click.Parameter]:
-    def nothing() -> None: ...
-
-    for option in _OPTIONS:
-        option(nothing)
-    return list(nothing.__click_params__)  # type: ignore[attr-defined]
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import shlex
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from nvlm_trt.cli.gateway_options import GatewayChoice, check_gateway_packages, gateway_options, warn_of_open_door
+from nvlm_trt.cli.given import given_arguments, given_files
 from nvlm_trt.cli.output import Output, dry_run_option, output_options
 from nvlm_trt.cli.supervise_options import SuperviseChoice, supervise_options
 from nvlm_trt.cli.until_stopped import UntilStopped
-from nvlm_trt.errors import MissingToolError
+from nvlm_trt.errors import MissingToolError, UsageError
 
 if TYPE_CHECKING:
     from nvlm_trt.gateway.settings import GatewaySettings
+    from nvlm_trt.pipeline.deployment import Deployment
     from nvlm_trt.supervise.gateway_part import GatewayPart
 
 __all__ = ["serve"]
 
 _PORT = click.IntRange(0, 65535)
+_OUTSIDE = ("folder", "host", "checkpoint", "container", "dry_run")
+_STOP_S = 20.0
 
 
 @click.command()
@@ -32,6 +38,7 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--gateway-port", type=_PORT, default=9000, show_default=True, help="0: a free one.")
 @click.option("--no-gateway", is_flag=True, help="Triton's own doors alone, without OpenAI's API.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Where the checkpoint lies now, if it was moved.")
+@click.option("--container", is_flag=True, help="In the recipe's container; with --dry-run, print the command line.")
 @supervise_options
 @gateway_options
 @dry_run_option
@@ -45,6 +52,7 @@ def serve(
     gateway_port: int,
     no_gateway: bool,
     checkpoint: Path | None,
+    container: bool,
     supervise: SuperviseChoice,
     gateway: GatewayChoice,
     dry_run: bool,
@@ -59,29 +67,32 @@ def serve(
 
     deployment = open_deployment(folder, checkpoint)
     settings = None if no_gateway else gateway(host, gateway_port)
+    ports = {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port, "health": supervise.health_port}
+    ports |= {} if no_gateway else {"gateway": gateway_port}
+    if container:
+        _in_container(deployment, host, ports, supervise, dry_run, output)
+        return
     if dry_run:
-        output.result({"format": 1, "deployment": str(folder), "recipe": deployment.recipe}, f"would serve {folder}")
+        name = deployment.recipe.name
+        output.result({"format": 1, "deployment": str(folder), "recipe": name}, f"would serve {folder}")
         return
 
     from nvlm_trt.deploy.address import choose_ports
     from nvlm_trt.deploy.staged_triton import StagedTriton
     from nvlm_trt.supervise.supervisor import Supervisor
 
-    wanted = {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port, "gateway": gateway_port}
     with UntilStopped() as until_stopped:
-        http_port, grpc_port, metrics_port, gateway_port, health_port = choose_ports(
-            host, [*wanted.items(), ("health", supervise.health_port)]
-        )
+        ports = dict(zip(ports, choose_ports(host, list(ports.items())), strict=True))
         output.note(f"starting Triton for {folder}")
-        triton = StagedTriton(
-            deployment.folder, deployment.checkpoint, host, (http_port, grpc_port, metrics_port), supervise.server_log
-        )
-        door = _door(settings, triton.address.grpc_url, gateway_port, gateway.arguments, supervise, output)
+        places = ports["HTTP"], ports["gRPC"], ports["metrics"]
+        triton = StagedTriton(deployment.folder, deployment.checkpoint, host, places, supervise.server_log)
+        grpc_url = triton.address.grpc_url
+        door = settings and _door(settings, grpc_url, ports["gateway"], gateway.arguments, supervise, output)
         with Supervisor(
             triton,
             door,
             supervise.events(output),
-            health=(host, health_port),
+            health=(host, ports["health"]),
             policy=supervise.policy,
             ask_every_s=supervise.ask_every_s,
             ask_timeout_s=supervise.ask_timeout_s,
@@ -90,24 +101,18 @@ def serve(
             while not supervisor.ready:
                 until_stopped.wait(0.02)
             until_stopped.begin()
-            urls = {
-                "http": triton.address.http_url,
-                "grpc": triton.address.grpc_url,
-                "metrics": triton.address.metrics_url,
-                "health": f"http://{host}:{health_port}/health",
-                **({"gateway": door.url} if door else {}),
-            }
+            urls = {"http": triton.address.http_url, "grpc": grpc_url, "metrics": triton.address.metrics_url}
+            urls |= {"health": supervisor.health_url, **({"gateway": door.url} if door else {})}
             output.result({"format": 1, **urls}, "\n".join(f"{name:8} {url}" for name, url in urls.items()))
-            sys.stdout.flush()
-            output.note(f"ask: nvlm-trt ask {urls['grpc']} --image PICTURE QUESTION    stop: Ctrl-C")
+            output.note(f"ask: nvlm-trt ask {grpc_url} --image PICTURE QUESTION    stop: Ctrl-C")
             while not until_stopped.wait():
-                supervisor.ready  # noqa: B018  # raises what was given up
+                supervisor.check_not_given_up()
             output.note("stopping")
             supervisor.drain(supervise.drain_s, until_stopped.told_again)
 
 
 def _door(
-    settings: GatewaySettings | None,
+    settings: GatewaySettings,
     triton_url: str,
     port: int,
     arguments: tuple[str, ...],
@@ -115,8 +120,6 @@ def _door(
     output: Output,
 ) -> GatewayPart | None:
     """Without its packages the door stays shut, and Triton is served all the same: that is what was there before it."""
-    if settings is None:
-        return None
     try:
         check_gateway_packages()
     except MissingToolError as error:
@@ -131,3 +134,34 @@ def _door(
     arguments = (*arguments, f"--drain-s={supervise.drain_s}")
     tls = settings.tls_cert is not None
     return GatewayPart(triton_url, settings.host, port, arguments, tls=tls, ask_timeout_s=supervise.ask_timeout_s)
+
+
+def _in_container(
+    deployment: Deployment, host: str, ports: dict[str, int], supervise: SuperviseChoice, dry_run: bool, output: Output
+) -> None:
+    """Become the container's command, or print it."""
+    from nvlm_trt.pipeline.container import serving_command
+
+    if supervise.server_log is not None:
+        raise UsageError("E-USAGE-CONTAINER", "--server-log names no file of the container.", "Serve it without.")
+    if 0 in ports.values():
+        raise UsageError("E-USAGE-PORT", "A container's ports must be known before it starts.", "Give each a number.")
+    command = serving_command(
+        deployment.recipe,
+        deployment.checkpoint,
+        deployment.folder,
+        host=host,
+        ports=list(ports.values()),
+        arguments=given_arguments(but=_OUTSIDE),
+        files=given_files(but=_OUTSIDE),
+        stop_s=supervise.drain_s + _STOP_S,
+    )
+    if not command:
+        raise UsageError("E-USAGE-CONTAINER", "The recipe names no container.", "Serve it without --container.")
+    if dry_run:
+        output.result({"format": 1, "command": command}, shlex.join(command))
+        return
+    if shutil.which(command[0]) is None:
+        raise MissingToolError("E-TOOL-DOCKER", "docker is not installed here.", "Print the command with --dry-run.")
+    output.note(shlex.join(command))
+    os.execvp(command[0], command)

@@ -29,16 +29,18 @@ _STOP_TIMEOUT_S = 5.0
 class HttpClient:
     """One connection for each request, none kept. Any thread may use it.
 
-    ``timeout_s`` bounds each wait: for the connection, and for each next piece of an answer.
+    ``timeout_s`` bounds each wait: for the connection, and for each next piece of an answer. Who leaves before an
+    answer's end has the server stop it, unless ``stops`` is false.
     """
 
-    def __init__(self, url: str, timeout_s: float = 60.0) -> None:
+    def __init__(self, url: str, timeout_s: float = 60.0, *, stops: bool = True) -> None:
         """``url`` is http://HOST:PORT. Raises ``UsageError`` E-USAGE-URL."""
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
             raise UsageError("E-USAGE-URL", f"{url!r} is not http://HOST:PORT.", "Correct the address.")
         self.url = url
         self.timeout_s = timeout_s
+        self._stops = stops
         self._host, self._port = parts.hostname, parts.port or 80
 
     def ask(self, question: str, images: Sequence[bytes] = (), options: AskOptions | None = None) -> Answer:
@@ -74,9 +76,7 @@ class HttpClient:
     def stop(self, request_id: str) -> None:
         """End a request that is being answered. Nothing happens if there is none."""
         body = {"id": request_id, "stop": True, "input_lengths": 0, "request_output_len": 0}
-        with self._post(
-            "/v2/models/tensorrt_llm/generate_stream", body, min(_STOP_TIMEOUT_S, self.timeout_s)
-        ) as response:
+        with self._post("/v2/models/tensorrt_llm/generate_stream", body, _STOP_TIMEOUT_S) as response:
             for _ in _frames(response):
                 pass
 
@@ -105,7 +105,7 @@ class HttpClient:
             running = error.code in ("E-SERVER-TIMEOUT", "E-SERVER-LOST")
             raise
         finally:
-            if running:
+            if running and self._stops:
                 with suppress(NvlmError):
                     self.stop(request_id)
 

@@ -7,6 +7,7 @@ every model and answers, the others load the decoder alone and work for it. Form
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +17,13 @@ __all__ = ["EXIT_TIMEOUT_S", "rank_commands", "server_command"]
 
 EXIT_TIMEOUT_S = 4
 _DECODER = "tensorrt_llm"
+# Doors that this project never uses, and that let a client map the server's memory, fill its log or trace others.
+_CLOSED = "shared-memory,model-repository,logging,trace"
 
 
 def server_command(server: Path, repository: Path, address: Address, prefix: str, *more: str) -> list[str]:
     """``prefix`` begins the names of its files in /dev/shm; ``more`` are flags of one kind of installation."""
+    key = secrets.token_hex(16)
     return [
         str(server),
         f"--model-repository={repository}",
@@ -29,6 +33,9 @@ def server_command(server: Path, repository: Path, address: Address, prefix: str
         f"--grpc-port={address.grpc_port}",
         f"--metrics-address={address.host}",
         f"--metrics-port={address.metrics_port}",
+        "--grpc-infer-allocation-pool-size=0",
+        f"--http-restricted-api={_CLOSED}:closed={key}",
+        f"--grpc-restricted-protocol={_CLOSED}:closed={key}",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         f"--backend-config=python,shm-region-prefix-name={prefix}",

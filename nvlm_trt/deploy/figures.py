@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["TritonFigures", "parse_figures", "read_figures"]
 
-_TIMEOUT_S = 2.0
+_TIMEOUT_S = 1.0
 _LINE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
 
 

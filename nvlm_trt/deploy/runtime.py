@@ -1,4 +1,4 @@
-"""The Triton server of this machine: where the nvidia-pytriton wheel put it, and what it needs around it.
+"""The Triton server of this machine: the container's own, or where the nvidia-pytriton wheel put one.
 
 The wheel carries a whole Triton 2.51 (server, Python backend, one stub for each Python). It is driven directly; the
 wheel's own Python package is never imported. Three things make a start hang for ever instead of failing, so they are
@@ -19,9 +19,10 @@ from typing import Protocol
 
 from nvlm_trt.deploy.address import Address
 from nvlm_trt.deploy.command import server_command
+from nvlm_trt.deploy.container_triton import ContainerTriton
 from nvlm_trt.errors import MissingToolError
 
-__all__ = ["Runtime", "TritonRuntime", "check_shared_memory", "find_runtime"]
+__all__ = ["Runtime", "TritonRuntime", "check_shared_memory", "find_runtime", "find_wheel"]
 
 _SHARED_MEMORY = Path("/dev/shm")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -29,6 +30,9 @@ _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 class Runtime(Protocol):
     """An installed Triton. ``decoders`` are the backends that a decoder may have in it."""
+
+    @property
+    def server(self) -> Path: ...
 
     @property
     def decoders(self) -> tuple[str, ...]: ...
@@ -87,11 +91,17 @@ class TritonRuntime:
         return {**inherited, "PATH": ":".join(path), "LD_LIBRARY_PATH": ":".join(libraries)}
 
 
-def find_runtime() -> TritonRuntime:
-    """The Triton of this interpreter's environment.
+def find_runtime() -> Runtime:
+    """The container's Triton where there is one, else that of this interpreter's environment.
 
     Raises ``MissingToolError``: E-TOOL-TRITON, E-TOOL-NUMPY, E-TOOL-BASH, E-TOOL-LIBPYTHON.
     """
+    container = ContainerTriton()
+    return container if container.exists else find_wheel()
+
+
+def find_wheel() -> TritonRuntime:
+    """Raises as ``find_runtime``."""
     try:
         wheel = importlib.metadata.distribution("nvidia-pytriton")
     except importlib.metadata.PackageNotFoundError:

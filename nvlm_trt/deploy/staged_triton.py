@@ -121,7 +121,8 @@ class StagedTriton:
 
     def ask(self, timeout_s: float) -> None:
         """Have the whole ensemble answer a question of one token. Raises the ``NvlmError`` it fails of."""
-        with HttpClient(self.address.http_url, timeout_s) as client:
+        # A question abandoned costs a token. Stopping it would cost a hung server's watcher as long again.
+        with HttpClient(self.address.http_url, timeout_s, stops=False) as client:
             client.ask("Hello", options=_PROBE)
 
     def figures(self) -> TritonFigures:

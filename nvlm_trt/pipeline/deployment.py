@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nvlm_trt.errors import ArtefactError
-from nvlm_trt.pipeline.consistency import stale_steps
+from nvlm_trt.pipeline.consistency import recorded_recipe, stale_steps
 from nvlm_trt.pipeline.manifest import load_manifest
+from nvlm_trt.pipeline.recipe import Recipe
 
 __all__ = ["Deployment", "open_deployment"]
 
@@ -18,7 +19,7 @@ _LAST_STEP = "triton.repository"
 class Deployment:
     folder: Path
     checkpoint: Path
-    recipe: str
+    recipe: Recipe
 
 
 def open_deployment(folder: Path, checkpoint: Path | None = None) -> Deployment:
@@ -47,4 +48,6 @@ def open_deployment(folder: Path, checkpoint: Path | None = None) -> Deployment:
             "The checkpoint is not where it was when the deployment was built; engines read weights from it.",
             "Name its folder with --checkpoint.",
         )
-    return Deployment(folder.resolve(), root.resolve(), str(manifest.recipe.get("name", "")))
+    recipe = recorded_recipe(manifest)
+    assert recipe is not None  # else every step would have been stale
+    return Deployment(folder.resolve(), root.resolve(), recipe)

@@ -94,10 +94,11 @@ def _rtx() -> Tool:
 def _triton() -> Tool:
     name, enables = "Triton server", "serve, ask DIR and the demo on this machine"
     try:
-        find_runtime()
+        runtime = find_runtime()
     except MissingToolError as error:
         return Tool(name, False, error.what, enables, error.fix)
-    return Tool(name, True, f"nvidia-pytriton {version_of('nvidia-pytriton')}", enables, "")
+    wheel = version_of("nvidia-pytriton")
+    return Tool(name, True, f"nvidia-pytriton {wheel}" if wheel else str(runtime.server), enables, "")
 
 
 def _libpython() -> Tool:

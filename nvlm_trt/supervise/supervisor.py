@@ -74,13 +74,22 @@ class Supervisor:
         self.close()
 
     @property
+    def health_url(self) -> str:
+        host, port = self._health
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/health"
+
+    @property
     def ready(self) -> bool:
-        """Whether every part serves. Raises the ``NvlmError`` for which one was given up."""
+        """Whether every part serves. Raises as ``check_not_given_up``."""
+        self.check_not_given_up()
+        return all(watcher.state is State.READY for watcher in self._watchers)
+
+    def check_not_given_up(self) -> None:
+        """Raises the ``NvlmError`` for which a part was given up."""
         for watcher in self._watchers:
             if watcher.state is State.FAILED:
                 self._triton.keep_log()
                 raise watcher.error or ServerError("E-SERVER-ENDED", "The server ended by itself.", "Start it again.")
-        return all(watcher.state is State.READY for watcher in self._watchers)
 
     def check(self) -> None:
         """Raises what the service fails of at this moment, E-BUSY-DRAINING once it is to end."""

@@ -46,7 +46,8 @@ class Watcher:
         self.error: NvlmError | None = None
         self._events, self._policy, self._ask_every_s, self._clock = events, policy, ask_every_s, clock
         self._failures, self._suspicion = Failures(policy), Suspicion()
-        self._answered_s = -_FRESH_S
+        self._answered_s = self._asked_s = -_FRESH_S
+        self._doubt: NvlmError | None = None
         self._asking = threading.Lock()
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch-{part.name}", daemon=True)
@@ -58,7 +59,8 @@ class Watcher:
         """Raises unless the part serves now: it answered within the last second, or does when asked."""
         if self.state is not State.READY:
             raise self.error or ServerError("E-SERVER-START", f"The {self.part.name} is {self.state.value}.", "Wait.")
-        error = self._ask(_FRESH_S)
+        # One that is in doubt is being asked again already.
+        error = self._doubt or self._ask(_FRESH_S)
         if error is not None:
             self._wake.set()
             raise error
@@ -91,7 +93,7 @@ class Watcher:
         self.part.start(self._stop)
         took_s = self._clock() - began_s
         self._failures.served()
-        self._suspicion, self._answered_s = Suspicion(self.part.progress()), self._clock()
+        self._suspicion, self._doubt, self._answered_s = Suspicion(self.part.progress()), None, self._clock()
         self.state, self.error = State.READY, None
         self._events(self.part.name, "ready", f"ready after {took_s:.1f} s", seconds=round(took_s, 3))
         next_s = self._clock() + self._ask_every_s
@@ -114,16 +116,20 @@ class Watcher:
         return _DOUBT_S if verdict is Verdict.DOUBTED else self._ask_every_s
 
     def _ask(self, fresh_s: float) -> NvlmError | None:
+        called_s = self._clock()
         with self._asking:
             if self._clock() - self._answered_s < fresh_s:
                 return None
+            if self._asked_s > called_s:  # by another, while this one waited for its turn
+                return self._doubt
+            self._asked_s = self._clock()
             try:
                 self.part.ask()
             except NvlmError as failed:
-                error = self._suspicion.excuse(failed, self.part.progress)
-                if error is not None:
-                    return error
-            self._answered_s = self._clock()
+                self._doubt = self._suspicion.excuse(failed, self.part.progress)
+                if self._doubt is not None:
+                    return self._doubt
+            self._doubt, self._answered_s = None, self._clock()
             return None
 
     def _judge_failure(self, error: NvlmError) -> float | None:

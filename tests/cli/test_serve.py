@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from nvlm_trt.pipeline.builder import build
 from nvlm_trt.resources import resource_folder
 
 ROOT = Path(__file__).parents[2]
+FREE_PORTS = tuple(f"--{name}-port=0" for name in ("http", "grpc", "metrics", "gateway", "health"))
 PICTURE = str(resource_folder("calibration") / "pictures" / "rocket.jpg")
 
 
@@ -40,9 +42,8 @@ class Served:
 
 
 def start(deployment: Path) -> Served:
-    ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--gateway-port", "0")
     process = subprocess.Popen(
-        [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), *ports, "--json"],
+        [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), *FREE_PORTS, "--json"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -139,10 +140,10 @@ def test_a_signal_stops_everything(deployment: Path, number: signal.Signals) -> 
 
 
 def test_a_start_can_be_interrupted(deployment: Path) -> None:
-    command = [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), "--http-port", "0", "--grpc-port", "0"]
+    command = [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), *FREE_PORTS]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [*command, "--metrics-port", "0"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
         assert "starting" in process.stderr.readline()
@@ -203,9 +204,9 @@ def test_without_its_packages_the_gateway_is_named_and_serve_goes_on(served: Ser
         "import sys\n"
         "sys.modules['starlette'] = sys.modules['uvicorn'] = None\n"
         "from nvlm_trt.cli.output import Output\n"
-        "from nvlm_trt.cli.serve import _start_door\n"
+        "from nvlm_trt.cli.serve import _door\n"
         "from nvlm_trt.gateway.settings import GatewaySettings\n"
-        "print(_start_door(GatewaySettings(port=0), sys.argv[1], Output(False, False)))\n"
+        "print(_door(GatewaySettings(port=0), sys.argv[1], 0, (), None, Output(False, False)))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, served.grpc], capture_output=True, text=True, check=True, cwd=ROOT
@@ -240,6 +241,41 @@ def test_limits_and_keys_are_taken(tmp_path: Path) -> None:
     keys.write_text("first-key-of-some-length\nsecond-key-of-some-length\n")
     arguments = ["gateway", "grpc://127.0.0.1:9", "--limit", "answers=3", "--limit", "queue_s=0.5"]
     assert CliRunner().invoke(main, [*arguments, "--api-key-file", str(keys), "--dry-run"]).exit_code == 0
+
+
+def test_a_production_deployment_is_served_by_the_same_command_in_its_container(small_checkpoint, tmp_path) -> None:
+    build(small_checkpoint, "h100x2-fp8", tmp_path / "out")
+    keys = tmp_path / "keys"
+    options = ("--host", "10.0.0.7", "--api-key-file", str(keys), "--limit", "answers=3", "--drain-s", "60")
+    keys.write_text("a-key-of-some-length\n")
+    arguments = ["serve", str(tmp_path / "out"), "--container", *options, "--dry-run", "--json"]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    command = json.loads(result.stdout)["command"]
+    assert command[:6] == ["docker", "run", "--rm", "--gpus", "all", "--ipc=host"]
+    assert command[command.index("--stop-timeout") + 1] == "80"
+    assert f"{keys}:{keys}:ro" in command
+    assert [part for part in command if part.startswith("10.0.0.7:")] == [
+        f"10.0.0.7:{port}:{port}" for port in (8000, 8001, 8002, 9001, 9000)
+    ]
+    inner = shlex.split(command[-1].partition(" && exec ")[2])
+    assert inner[:7] == ["nvlm-trt", "serve", "/deployment", "--checkpoint", "/checkpoint", "--host", "0.0.0.0"]
+    assert inner[7:] == ["--drain-s=60.0", f"--api-key-file={keys}", "--limit=answers=3"]
+    # What is handed on can be read there.
+    assert CliRunner().invoke(main, ["serve", str(tmp_path / "out"), *inner[7:], "--dry-run"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ((), "E-USAGE-CONTAINER"),
+        (("--http-port", "0"), "E-USAGE-PORT"),
+        (("--server-log", "log"), "E-USAGE-CONTAINER"),
+    ],
+)
+def test_what_a_container_cannot_be_told(deployment: Path, arguments, code: str) -> None:
+    result = CliRunner().invoke(main, ["serve", str(deployment), "--container", *arguments, "--dry-run", "--json"])
+    assert json.loads(result.stdout)["error"]["code"] == code
+    assert result.exit_code == 2
 
 
 def test_dry_run_starts_nothing(deployment: Path) -> None:

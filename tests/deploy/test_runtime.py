@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from nvlm_trt.deploy.runtime import check_shared_memory, find_runtime
+from nvlm_trt.deploy.runtime import check_shared_memory, find_wheel
 from nvlm_trt.errors import MissingToolError
 
 
 def test_the_installed_triton_is_found_without_importing_it():
-    runtime = find_runtime()
+    runtime = find_wheel()
     assert runtime.server.name == "tritonserver"
     assert f"{sys.version_info.major}.{sys.version_info.minor}" in runtime.stub.parts
     assert "pytriton" not in sys.modules
 
 
 def test_the_models_python_is_this_one_and_its_library_resolves(tmp_path):
-    runtime = find_runtime()
+    runtime = find_wheel()
     environment = runtime.environment({"PATH": "/usr/bin:/bin", "LANG": "C"})
     assert environment["LANG"] == "C"
     assert environment["PATH"].split(":")[0] == str(Path(sys.executable).parent)
@@ -29,13 +29,13 @@ def test_the_models_python_is_this_one_and_its_library_resolves(tmp_path):
 
 
 def test_an_inherited_library_path_is_kept_behind_ours():
-    paths = find_runtime().environment({"LD_LIBRARY_PATH": "/opt/other"})["LD_LIBRARY_PATH"].split(":")
+    paths = find_wheel().environment({"LD_LIBRARY_PATH": "/opt/other"})["LD_LIBRARY_PATH"].split(":")
     assert paths[0].endswith("nvidia_pytriton.libs")
     assert paths[-1] == "/opt/other"
 
 
 def test_the_backend_folder_resolves(tmp_path):
-    find_runtime().write_backend_folder(tmp_path / "backends")
+    find_wheel().write_backend_folder(tmp_path / "backends")
     links = sorted((tmp_path / "backends" / "python").iterdir())
     assert [link.name for link in links] == [
         "libtriton_python.so",
@@ -51,19 +51,19 @@ def test_no_wheel_is_a_missing_tool(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "distribution", distribution)
     with pytest.raises(MissingToolError, match=r"E-TOOL-TRITON: .*pip install"):
-        find_runtime()
+        find_wheel()
 
 
 def test_numpy_2_is_refused_before_it_loses_tensors(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.3.1")
     with pytest.raises(MissingToolError, match=r"E-TOOL-NUMPY: .*2\.3\.1"):
-        find_runtime()
+        find_wheel()
 
 
 def test_no_bash_is_a_missing_tool_and_not_a_start_that_hangs(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingToolError, match=r"E-TOOL-BASH: .*apt install bash"):
-        find_runtime()
+        find_wheel()
 
 
 def test_a_python_without_shared_library_is_a_missing_tool_and_not_a_start_that_hangs(monkeypatch, tmp_path):
@@ -71,7 +71,7 @@ def test_a_python_without_shared_library_is_a_missing_tool_and_not_a_start_that_
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
     with pytest.raises(MissingToolError, match=r"E-TOOL-LIBPYTHON: .*apt install libpython3"):
-        find_runtime()
+        find_wheel()
 
 
 def test_the_systems_own_libpython_needs_no_folder(monkeypatch, tmp_path):
@@ -79,7 +79,7 @@ def test_the_systems_own_libpython_needs_no_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(sysconfig, "get_config_var", lambda _: None)
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     monkeypatch.setattr("ctypes.util.find_library", lambda _: name)
-    assert find_runtime().python_library is None
+    assert find_wheel().python_library is None
 
 
 def test_too_little_shared_memory_is_named_in_mib():

@@ -1,0 +1,125 @@
+"""The end of the service: what is taken, finished, cut short and left behind. Each test has a service of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from nvlm_trt.client import AskOptions, GrpcClient
+from nvlm_trt.errors import NvlmError
+from tests.deploy.processes import lives, wait_for
+from tests.gateway.raw import GOOD, connect, request_bytes, send
+from tests.supervise.service import Service, all_pids
+
+LONG = AskOptions(max_tokens=900, min_tokens=900)
+
+
+def traces(service: Service) -> list[Path]:
+    """Files of this run alone: its prefix stands in a model's command line."""
+    command = next(line for line in all_pids(service.process.pid).values() if "preprocessing_0_0" in line)
+    prefix = next(word for word in command.split() if word.startswith("nvlm_")).rpartition("_")[0]
+    return [*Path("/dev/shm").glob(f"{prefix}*"), Path(command.split("/backends/")[0])]
+
+
+def assert_nothing_is_left(pids: dict[int, str], files: list[Path]) -> None:
+    assert wait_for(lambda: not any(lives(pid) for pid in pids)), {p: c for p, c in pids.items() if lives(p)}
+    assert wait_for(lambda: not any(file.exists() for file in files))
+
+
+def test_streams_are_finished_new_questions_are_not_taken_and_nothing_is_left(deployment):
+    """By three doors: a stream through Triton, one through the gateway, and what comes after the signal."""
+    with Service(deployment) as service, GrpcClient(service.urls["grpc"]) as client:
+        pids, files = all_pids(service.process.pid), traces(service)
+        assert len(files) > 4
+        with connect(service.urls["gateway"]) as door, client.stream("Tell a story.", (), LONG) as stream:
+            door.sendall(request_bytes({**GOOD, "max_tokens": 400, "ignore_eos": True, "stream": True}))
+            first, opening = next(stream), door.recv(4096)
+            service.process.send_signal(signal.SIGTERM)
+            assert wait_for(lambda: service.health().status == 503)
+            assert service.health().json["error"]["code"] == "E-BUSY-DRAINING"
+            with pytest.raises(NvlmError, match="E-BUSY-DRAINING"), GrpcClient(service.urls["grpc"]) as other:
+                other.ask("Hello")
+            answer = stream.finish()
+            streamed = opening + b"".join(iter(lambda: door.recv(2**16), b""))
+        assert first.text
+        assert answer.output_tokens == 900
+        assert b"data: [DONE]" in streamed
+        assert service.process.wait(60) == 0
+        assert_nothing_is_left(pids, files)
+        assert service.events[-1]["finished"] is True
+
+
+def test_streams_that_take_too_long_end_with_an_error_at_every_door(deployment):
+    with Service(deployment, "--drain-s=0.2") as service:
+        pids, files = all_pids(service.process.pid), traces(service)
+        errors: dict[str, str] = {}
+
+        def many(number: int) -> None:
+            """So many that none can be done in time."""
+            with GrpcClient(service.urls["grpc"]) as client, client.stream(f"Story {number}.", (), LONG) as stream:
+                begun.release()
+                try:
+                    stream.finish()
+                except NvlmError as error:
+                    errors[f"grpc {number}"] = error.code
+
+        begun = threading.Semaphore(0)
+        threads = [threading.Thread(target=many, args=(number,)) for number in range(12)]
+        with connect(service.urls["gateway"]) as door:
+            door.sendall(request_bytes({**GOOD, "max_tokens": 900, "ignore_eos": True, "stream": True}))
+            assert door.recv(16)
+            for thread in threads:
+                thread.start()
+            for _ in threads:
+                begun.acquire()
+            time.sleep(0.3)
+            service.process.send_signal(signal.SIGTERM)
+            streamed = b"".join(iter(lambda: door.recv(2**16), b""))
+        for thread in threads:
+            thread.join()
+        assert len(errors) == 12
+        assert set(errors.values()) <= {
+            "E-CANCEL-SHUTDOWN",
+            "E-CANCEL-STOPPED",
+            "E-SERVER-LOST",
+            "E-SERVER-UNREACHABLE",
+        }
+        assert "E-CANCEL-SHUTDOWN" in errors.values()
+        assert b"E-CANCEL-SHUTDOWN" in streamed
+        assert service.process.wait(60) == 0
+        assert_nothing_is_left(pids, files)
+        assert service.events[-1]["finished"] is False
+
+
+def test_a_killed_supervisor_leaves_nothing_though_clients_are_connected(deployment):
+    with Service(deployment) as service, connect(service.urls["gateway"]) as door:
+        pids, files = all_pids(service.process.pid), traces(service)
+        with GrpcClient(service.urls["grpc"]) as client, client.stream("Tell a story.", (), LONG) as stream:
+            next(stream)
+            door.sendall(request_bytes({**GOOD, "max_tokens": 900, "ignore_eos": True, "stream": True}))
+            assert door.recv(16)
+            service.process.kill()
+            with pytest.raises(NvlmError, match="E-SERVER-"):
+                stream.finish()
+        service.process.wait()
+        assert_nothing_is_left(pids, files)
+
+
+def test_a_supervisor_killed_together_with_its_keepers_is_cleaned_up_after_by_the_next_start(deployment):
+    with Service(deployment, "--no-gateway") as service:
+        pids, files = all_pids(service.process.pid), traces(service)
+        keeper = next(pid for pid, command in pids.items() if "keeper.py" in command)
+        os.kill(keeper, signal.SIGSTOP)
+        service.process.kill()
+        os.kill(keeper, signal.SIGKILL)
+        os.kill(keeper, signal.SIGCONT)
+        service.process.wait()
+    assert any(file.exists() for file in files)
+    with Service(deployment, "--no-gateway") as service:
+        assert_nothing_is_left(pids, files)
+        assert send(service.urls["health"].rpartition("/")[0], path="/health").status == 200

@@ -1,0 +1,151 @@
+"""What dies is started again, and what clients see meanwhile is an error, never a wrong answer and never silence.
+
+One service for all: a fault is over when it answers as it did at first.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from nvlm_trt.client import AskOptions, GrpcClient, HttpClient
+from nvlm_trt.errors import NvlmError, ServerError
+from tests.deploy.processes import wait_for
+from tests.gateway.raw import GOOD, send
+from tests.supervise.service import Service, all_pids
+
+LONG = AskOptions(max_tokens=900, min_tokens=900)
+# Longer than the supervisor takes to see that something is dead, shorter than anybody waits without doubt.
+DEADLINE_S = 15.0
+
+
+@pytest.fixture(scope="module")
+def service(deployment: Path) -> Iterator[Service]:
+    frequent = ("--ask-every-s=0.5", "--ask-timeout-s=2", "--failure-window-s=0.001")
+    with Service(deployment, *frequent) as service:
+        yield service
+
+
+class Streams:
+    """Two long streams, by gRPC and at the gateway, and what becomes of each."""
+
+    def __init__(self, service: Service) -> None:
+        self.pieces: dict[str, list[str]] = {"grpc": [], "gateway": []}
+        self.errors: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        self._threads = [
+            threading.Thread(target=self._run, args=(name, work, service))
+            for name, work in (("grpc", self._grpc), ("gateway", self._gateway))
+        ]
+        for thread in self._threads:
+            thread.start()
+        assert wait_for(lambda: all(self.pieces.values()))
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, name: str, work, service: Service) -> None:
+        began = time.monotonic()
+        try:
+            work(service)
+        except (NvlmError, openai.APIError) as error:
+            self.errors[name] = str(error)
+        self.seconds[name] = time.monotonic() - began
+
+    def _grpc(self, service: Service) -> None:
+        with (
+            GrpcClient(service.urls["grpc"], timeout_s=DEADLINE_S) as client,
+            client.stream("Tell a story.", (), LONG) as stream,
+        ):
+            for chunk in stream:
+                self.pieces["grpc"].append(chunk.text)
+
+    def _gateway(self, service: Service) -> None:
+        with openai.OpenAI(base_url=f"{service.urls['gateway']}/v1", api_key="none", max_retries=0) as chat:
+            events = chat.chat.completions.create(
+                **{name: GOOD[name] for name in ("model", "messages")},
+                max_tokens=900,
+                extra_body={"ignore_eos": True},
+                stream=True,
+            )
+            for event in events:
+                self.pieces["gateway"].append(event.choices[0].delta.content or "")
+
+
+@pytest.mark.parametrize("model", ["tensorrt_llm", "preprocessing", "postprocessing", "vision_encoder"])
+def test_a_model_that_is_killed_while_idle_is_missed_and_started_again(service, model):
+    before = service.restarts("triton")
+    service.kill(f"{model}_0_0")
+    # Triton itself goes on saying that it is ready; the service does not.
+    assert wait_for(lambda: service.health().status == 503)
+    assert service.recovers("triton", before)
+    assert send(service.urls["gateway"], path="/health").status == 200
+
+
+def test_a_decoder_killed_in_mid_stream_ends_every_stream_with_an_error(service):
+    before, streams = service.restarts("triton"), Streams(service)
+    service.kill("tensorrt_llm_0_0")
+    streams.join()
+    assert set(streams.errors) == {"grpc", "gateway"}
+    assert max(streams.seconds.values()) < DEADLINE_S
+    assert service.recovers("triton", before)
+
+
+def test_triton_killed_in_mid_stream_ends_every_stream_with_an_error(service):
+    before, streams = service.restarts("triton"), Streams(service)
+    service.kill("bin/tritonserver")
+    streams.join()
+    assert set(streams.errors) == {"grpc", "gateway"}
+    assert service.recovers("triton", before)
+    told = [event for event in service.events if event["event"] == "failed"]
+    assert told[-1]["part"] == "triton"
+    assert "signal 9" in told[-1]["text"]
+
+
+def test_triton_that_hangs_is_ended_and_started_again(service):
+    before = service.restarts("triton")
+    service.kill("bin/tritonserver", signal.SIGSTOP)
+    assert service.recovers("triton", before)
+
+
+def test_a_killed_gateway_is_started_again_and_triton_goes_on(service):
+    before, tritons, streams = service.restarts("gateway"), service.restarts("triton"), Streams(service)
+    service.kill("nvlm_trt gateway")
+    assert service.recovers("gateway", before)
+    streams.join()
+    assert "gateway" in streams.errors
+    assert "grpc" not in streams.errors
+    assert service.restarts("triton") == tritons
+    assert send(service.urls["gateway"], GOOD).status == 200
+
+
+def test_a_request_during_an_outage_gets_an_error_at_once(service):
+    before = service.restarts("triton")
+    service.kill("bin/tritonserver")
+    codes = set()
+    while service.restarts("triton") == before:
+        began = time.monotonic()
+        told = send(service.urls["gateway"], GOOD)
+        codes.add(told.status if told.status == 200 else told.code)
+        with HttpClient(service.urls["http"]) as client:
+            try:
+                client.ask("What is it?", (), AskOptions(max_tokens=4))
+            except ServerError as error:
+                codes.add(error.code)
+        assert time.monotonic() - began < DEADLINE_S
+    assert codes & {"E-SERVER-UNREACHABLE", "E-SERVER-LOST"}
+    assert service.recovers("triton", before)
+
+
+def test_no_process_of_an_earlier_triton_is_left(service):
+    assert service.recovers("triton", -1)
+    names = [command.split("/")[-1] for command in all_pids(service.process.pid).values()]
+    assert sum("triton_python_backend_stub" in command for command in all_pids(service.process.pid).values()) == 4
+    assert names
