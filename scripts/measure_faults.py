@@ -2,9 +2,10 @@
 
     python scripts/measure_faults.py DIR [--runs 5] [--json FILE]
 
-Starts ``nvlm-trt serve DIR`` with its defaults, keeps one stream running through Triton and one through the gateway where
-the fault is said to come in mid-stream, provokes the fault, and asks one question over and over until it is answered as
-it was before; another answer is an error and ends the script. Printed for each fault, as median (least-most):
+Starts ``nvlm-trt serve DIR`` with its defaults, keeps one stream running through Triton and one through the gateway
+where the fault is said to come in mid-stream, provokes the fault, and asks one question over and over until it is
+answered as it was before; another answer is an error and ends the script. Printed for each fault, as median
+(least-most):
 
     noticed     until /health said 503
     told        until the stream through Triton, and that through the gateway, ended with an error
@@ -68,17 +69,10 @@ FAULTS = (
 class Service:
     def __init__(self, deployment: Path) -> None:
         # So many failures are wanted here that they must not add up.
-        command = [
-            sys.executable,
-            "-m",
-            "nvlm_trt",
-            "serve",
-            str(deployment),
-            *_PORTS,
-            "--json",
-            "--failure-window-s=0.1",
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        command = [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), "--failure-window-s=0.1", *_PORTS]
+        self.process = subprocess.Popen(
+            [*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         assert self.process.stdout is not None
         self.urls = json.loads("".join(iter(self.process.stdout.readline, "}\n")) + "}")
         self.answer = self.ask()
@@ -89,11 +83,8 @@ class Service:
 
     def chat(self) -> str:
         body = {"model": "nvlm-d", "messages": [{"role": "user", "content": _QUESTION}], "max_tokens": 8}
-        request = urllib.request.Request(
-            f"{self.urls['gateway']}/v1/chat/completions",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
+        url, kind = f"{self.urls['gateway']}/v1/chat/completions", {"Content-Type": "application/json"}
+        request = urllib.request.Request(url, json.dumps(body).encode(), kind)
         with urllib.request.urlopen(request, timeout=5) as response:
             return str(json.load(response)["choices"][0]["message"]["content"])
 
@@ -105,9 +96,8 @@ class Service:
             return False
 
     def pid(self, name: str) -> int:
-        found = [
-            pid for pid, command in _descendants(self.process.pid) if name in command and "keeper.py" not in command
-        ]
+        running = _descendants(self.process.pid)
+        found = [pid for pid, command in running if name in command and "keeper.py" not in command]
         if len(found) != 1:
             raise SystemExit(f"{len(found)} processes have {name!r} in their command lines")
         return found[0]

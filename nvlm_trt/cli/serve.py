@@ -87,7 +87,9 @@ def serve(
         places = ports["HTTP"], ports["gRPC"], ports["metrics"]
         triton = StagedTriton(deployment.folder, deployment.checkpoint, host, places, supervise.server_log)
         grpc_url = triton.address.grpc_url
-        door = settings and _door(settings, grpc_url, ports["gateway"], gateway.arguments, supervise, output)
+        door = None
+        if settings is not None:
+            door = _door(settings, grpc_url, ports["gateway"], gateway.arguments, supervise, output)
         with Supervisor(
             triton,
             door,

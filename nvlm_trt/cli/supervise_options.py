@@ -63,7 +63,7 @@ class SuperviseChoice:
     def events(self, output: Output) -> EventLog:
         from nvlm_trt.supervise.events import EventLog
 
-        return EventLog(output.note, as_json=self.json_log)
+        return EventLog(lambda line: click.echo(line, err=True), as_json=self.json_log, quiet=output.quiet)
 
 
 def supervise_options(command: F) -> F:

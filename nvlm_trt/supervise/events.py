@@ -10,16 +10,22 @@ from typing import Any
 __all__ = ["EventLog"]
 
 
+_FAILURES = ("failed", "gave up")
+
+
 class EventLog:
     """``write`` is given each line. As JSON a line is one object with ``time``, ``part``, ``event`` and what belongs to
-    the event.
+    the event. When ``quiet``, failures alone are told.
     """
 
-    def __init__(self, write: Callable[[str], None], *, as_json: bool = False) -> None:
+    def __init__(self, write: Callable[[str], None], *, as_json: bool = False, quiet: bool = False) -> None:
         self._write = write
         self._as_json = as_json
+        self._quiet = quiet
 
     def __call__(self, part: str, event: str, text: str, **details: Any) -> None:
+        if self._quiet and event not in _FAILURES:
+            return
         # The one place for the time of day: a line is read beside those of other programs.
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._as_json:

@@ -48,14 +48,13 @@ def test_rank_0_loads_every_model_and_the_others_the_decoder_alone():
 
 
 def test_the_container_s_triton_is_found_by_its_files(tmp_path):
-    triton = ContainerTriton(tmp_path)
-    assert not triton.exists
+    assert not ContainerTriton(tmp_path).exists
     (tmp_path / "bin").mkdir()
-    triton.server.touch()
-    assert triton.exists
-    assert triton.decoders == ("python",)
+    (tmp_path / "bin" / "tritonserver").touch()
+    assert ContainerTriton(tmp_path).exists
+    assert ContainerTriton(tmp_path).decoders == ("python",)
     (tmp_path / "backends" / "tensorrtllm").mkdir(parents=True)
-    assert triton.decoders == ("python", "tensorrtllm")
+    assert ContainerTriton(tmp_path).decoders == ("python", "tensorrtllm")
 
 
 def test_the_user_s_own_choice_for_mpi_is_kept():

@@ -46,7 +46,7 @@ def test_everything_that_was_promised_is_there(built: Path, small_checkpoint: Pa
     assert set(manifest.files("")) == set(snapshot(built)) - {"manifest.json"}
     deployment = open_deployment(built)
     assert deployment.checkpoint == small_checkpoint.resolve()
-    assert deployment.recipe == "embedded"
+    assert deployment.recipe.name == "embedded"
 
 
 def test_nothing_but_the_manifest_names_a_place(built: Path, small_checkpoint: Path) -> None:

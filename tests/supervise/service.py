@@ -48,7 +48,8 @@ class Service:
     @property
     def errors(self) -> str:
         self._errors.seek(0)
-        return self._errors.read()
+        text: str = self._errors.read()
+        return text
 
     @property
     def events(self) -> list[dict[str, Any]]:

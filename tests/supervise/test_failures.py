@@ -34,7 +34,8 @@ def test_starts_that_never_serve_are_not_repeated_for_ever_however_long_each_tak
 
 @given(st.lists(st.floats(0, 1000), max_size=60), st.integers(1, 8), st.floats(1, 300))
 def test_given_up_exactly_when_a_window_holds_as_many_as_the_limit(gaps: list[float], limit: int, window: float):
-    failures, times = Failures(RestartPolicy(limit, window)), []
+    failures = Failures(RestartPolicy(limit, window))
+    times: list[float] = []
     for gap in gaps:
         times.append((times[-1] if times else 0.0) + gap)
         failures.served()

@@ -5,11 +5,14 @@ One service for all: a fault is over when it answers as it did at first.
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -18,7 +21,7 @@ from nvlm_trt.client import AskOptions, GrpcClient, HttpClient
 from nvlm_trt.errors import NvlmError, ServerError
 from tests.deploy.processes import wait_for
 from tests.gateway.raw import GOOD, send
-from tests.supervise.service import Service, all_pids
+from tests.supervise.service import QUESTION, Service, all_pids
 
 LONG = AskOptions(max_tokens=900, min_tokens=900)
 # Longer than the supervisor takes to see that something is dead, shorter than anybody waits without doubt.
@@ -69,11 +72,9 @@ class Streams:
 
     def _gateway(self, service: Service) -> None:
         with openai.OpenAI(base_url=f"{service.urls['gateway']}/v1", api_key="none", max_retries=0) as chat:
+            messages: Any = [{"role": "user", "content": "Tell a story."}]
             events = chat.chat.completions.create(
-                **{name: GOOD[name] for name in ("model", "messages")},
-                max_tokens=900,
-                extra_body={"ignore_eos": True},
-                stream=True,
+                model="nvlm-d", messages=messages, max_tokens=900, extra_body={"ignore_eos": True}, stream=True
             )
             for event in events:
                 self.pieces["gateway"].append(event.choices[0].delta.content or "")
@@ -149,3 +150,35 @@ def test_no_process_of_an_earlier_triton_is_left(service):
     names = [command.split("/")[-1] for command in all_pids(service.process.pid).values()]
     assert sum("triton_python_backend_stub" in command for command in all_pids(service.process.pid).values()) == 4
     assert names
+
+
+@contextlib.contextmanager
+def no_file_may_grow(pids: list[int]) -> Iterator[None]:
+    """As on a full disk and in a full /dev/shm: the kernel refuses every byte that these processes would add to a file.
+
+    A limit and not a small file system, because mounting one is not everybody's to do; errors come from the same calls.
+    """
+    before = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pids}
+    for pid, (_, hard) in before.items():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        for pid, limits in before.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+def test_with_a_full_disk_and_full_shared_memory_who_needs_none_is_answered_and_who_does_is_told(service, photos):
+    assert service.health().status == 200
+    restarts = service.restarts("triton")
+    images = photos[:4]
+    with GrpcClient(service.urls["grpc"], timeout_s=DEADLINE_S) as client:
+        with no_file_may_grow([*all_pids(service.process.pid)]):
+            assert service.asks() == service.answer
+            with pytest.raises(NvlmError, match="E-SERVER-"):
+                client.ask("What are they?", images, QUESTION)
+            assert service.asks() == service.answer
+        answer = client.ask("What are they?", images, QUESTION)
+        assert answer.output_tokens == QUESTION.max_tokens
+        assert client.ask("What are they?", images, QUESTION).text == answer.text
+    assert service.restarts("triton") == restarts
