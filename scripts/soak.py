@@ -33,9 +33,9 @@ from typing import Any
 
 import click
 
-from calibration.latency import circumstances
 from nvlm_trt.client.async_grpc_client import AsyncGrpcClient
 from nvlm_trt.deploy.server import TritonServer
+from nvlm_trt.load.circumstances import circumstances
 from nvlm_trt.pipeline.deployment import open_deployment
 from scripts.chat_client import ChatClient
 from scripts.processes import command, processes_below
@@ -179,7 +179,7 @@ def main(
     alone_url: str | None,
     json_file: Path | None,
 ) -> None:
-    deployment, facts = open_deployment(folder), circumstances()
+    deployment, facts = open_deployment(folder), circumstances().model_dump()
     click.echo("\n".join(f"{key:16} {value}" for key, value in facts.items()))
     files = files_of(folder)
     drawn = draw_questions(seed, questions // 2, questions - questions // 2)
