@@ -68,8 +68,13 @@ lacking_browser() {
     [ "$want" != dev ] || command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium
 }
 
+# One test sets the clock of the processes that it starts (tests/supervise/test_clock.py).
+lacking_clock() {
+    [ "$want" != dev ] || compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || echo libfaketime
+}
+
 python=$(find_python)
-lacking=$(lacking_packages "$python" && lacking_browser)
+lacking=$(lacking_packages "$python" && lacking_browser && lacking_clock)
 # shellcheck disable=SC2086  # one word per package
 [ -z "$lacking" ] || install_packages $lacking
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 NEEDS_TORCH = ("nvlm_trt.reference.", "nvlm_trt.embedded.pytorch.", "nvlm_trt.mini.")
 NEEDS_TRITON = ("nvlm_trt.serving.triton",)
 # Run, never imported.
-PROGRAMS = ("nvlm_trt.__main__", "nvlm_trt.tied_exec")
+PROGRAMS = ("nvlm_trt.__main__", "nvlm_trt.keeper", "nvlm_trt.tied_exec")
 
 PROGRAM = """
 import importlib, sys

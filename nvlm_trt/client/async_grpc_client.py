@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from nvlm_trt.client.answer import Chunk, PromptFacts
 from nvlm_trt.client.failures import refused, timed_out
 from nvlm_trt.client.grpc_client import (
-    NO_LIMIT,
+    CHANNEL,
     grpc_failure,
     measure_request,
     read_address,
@@ -46,7 +46,7 @@ class AsyncGrpcClient:
         """``url`` is grpc://HOST:PORT; ``timeout_s`` bounds each wait. Raises ``UsageError`` E-USAGE-URL."""
         self.url = url
         self.timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(read_address(url), NO_LIMIT)
+        self._channel = grpc.aio.insecure_channel(read_address(url), CHANNEL)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._tasks: set[asyncio.Task[Any]] = set()
 

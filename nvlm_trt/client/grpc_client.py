@@ -28,7 +28,7 @@ from nvlm_trt.client.wire import read_outputs, write_request
 from nvlm_trt.errors import NvlmError, UsageError
 
 __all__ = [
-    "NO_LIMIT",
+    "CHANNEL",
     "GrpcClient",
     "grpc_failure",
     "measure_request",
@@ -39,7 +39,14 @@ __all__ = [
 ]
 
 _STOP_TIMEOUT_S = 5.0
-NO_LIMIT = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A server that is started again is found within a second; left to itself gRPC would come to look every two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 
 
 class GrpcClient:
@@ -52,7 +59,7 @@ class GrpcClient:
         """``url`` is grpc://HOST:PORT. Raises ``UsageError`` E-USAGE-URL."""
         self.url = url
         self.timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(read_address(url), NO_LIMIT)
+        self._channel = grpc.insecure_channel(read_address(url), CHANNEL)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def ask(self, question: str, images: Sequence[bytes] = (), options: AskOptions | None = None) -> Answer:

@@ -259,7 +259,7 @@ def test_a_production_deployment_is_served_by_the_same_command_in_its_container(
     ]
     inner = shlex.split(command[-1].partition(" && exec ")[2])
     assert inner[:7] == ["nvlm-trt", "serve", "/deployment", "--checkpoint", "/checkpoint", "--host", "0.0.0.0"]
-    assert inner[7:] == ["--drain-s=60.0", f"--api-key-file={keys}", "--limit=answers=3"]
+    assert inner[7:] == ["--drain-s=60.0", f"--api-key-file={keys}", "--limit=answers=3", "--json"]
     # What is handed on can be read there.
     assert CliRunner().invoke(main, ["serve", str(tmp_path / "out"), *inner[7:], "--dry-run"]).exit_code == 0
 
