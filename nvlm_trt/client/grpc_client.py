@@ -29,6 +29,7 @@ from nvlm_trt.errors import NvlmError, UsageError
 
 __all__ = [
     "CHANNEL",
+    "NO_LIMIT",
     "GrpcClient",
     "grpc_failure",
     "measure_request",
@@ -39,9 +40,9 @@ __all__ = [
 ]
 
 _STOP_TIMEOUT_S = 5.0
+NO_LIMIT = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 CHANNEL = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    *NO_LIMIT,
     # A server that is started again is found within a second; left to itself gRPC would come to look every two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

@@ -1,7 +1,7 @@
 """The clock of the machine is set, by a day either way, while answers are being made: time is read elsewhere.
 
-Debian's libfaketime sits between every process of the service and the clock of the kernel; scripts/bootstrap.sh installs
-it. The clock that nobody can set is left alone, as it is when a real one is set.
+Debian's libfaketime sits between every process of the service and the clock of the kernel; scripts/bootstrap.sh
+installs it. The clock that nobody can set is left alone, as it is when a real one is set.
 """
 
 from __future__ import annotations
