@@ -17,6 +17,7 @@ from nvlm_trt.client import AskOptions, HttpClient
 from nvlm_trt.deploy.address import Address
 from nvlm_trt.deploy.deployment_needs import check_deployment
 from nvlm_trt.deploy.figures import TritonFigures, read_figures
+from nvlm_trt.deploy.model_processes import ModelProcesses
 from nvlm_trt.deploy.process import TritonProcess
 from nvlm_trt.deploy.staging import stage_repository
 from nvlm_trt.deploy.traces import Traces, sweep
@@ -62,6 +63,7 @@ class StagedTriton:
         self._keeps_log = log_file is None
         self.log_file = log_file or self._traces.folder / "server.log"
         self._process: TritonProcess | None = None
+        self._models: ModelProcesses | None = None
         try:
             stage_repository(deployment_dir, checkpoint_dir, self._traces.folder / "repository", self._marks)
         except BaseException:
@@ -72,6 +74,11 @@ class StagedTriton:
     def exit_status(self) -> int | None:
         """Of the server's own process, whose models may be dead while it lives. None before the first start too."""
         return self._process.exit_status if self._process else None
+
+    @property
+    def dead_model(self) -> str | None:
+        """The name of a model whose process has ended while the server goes on."""
+        return self._models.dead() if self._models else None
 
     @property
     def running(self) -> bool:
@@ -93,6 +100,7 @@ class StagedTriton:
         Raises ``BadStart`` E-SERVER-START, E-SERVER-PORT, ``StartAborted``, and what a model raised while it was
         loaded.
         """
+        self._models = None
         log_begin = self.log_file.stat().st_size if self.log_file.exists() else 0
         for mark in (DRAINING, ENDING):
             (self._marks / mark).unlink(missing_ok=True)
@@ -113,6 +121,7 @@ class StagedTriton:
                 if abort.wait(_POLL_S):
                     raise StartAborted
             self.ask(max(1.0, deadline - time.monotonic()))
+            self._models = ModelProcesses(self._traces.prefix)
         except BaseException:
             self._process.kill()
             if abort.is_set():

@@ -22,7 +22,7 @@ class Part(Protocol):
         """
 
     def how_it_ended(self) -> str | None:
-        """None while its process runs. Costs nothing."""
+        """None while its processes run. Costs next to nothing."""
 
     def ask(self) -> None:
         """Have it do what it is there for, in its smallest form. Raises the ``NvlmError`` that this fails of."""

@@ -26,7 +26,8 @@ class TritonPart:
     def how_it_ended(self) -> str | None:
         status = self._triton.exit_status
         if status is None:
-            return None
+            model = self._triton.dead_model
+            return model and f"The process of the model {model} has ended."
         return f"Triton was ended by signal {-status}." if status < 0 else f"Triton ended with status {status}."
 
     def ask(self) -> None:

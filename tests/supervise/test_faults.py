@@ -17,8 +17,8 @@ from typing import Any
 import openai
 import pytest
 
-from nvlm_trt.client import AskOptions, GrpcClient, HttpClient
-from nvlm_trt.errors import NvlmError, ServerError
+from nvlm_trt.client import AskOptions, GrpcClient
+from nvlm_trt.errors import NvlmError
 from tests.deploy.processes import wait_for
 from tests.gateway.raw import GOOD, send
 from tests.supervise.service import QUESTION, Service, all_pids
@@ -30,7 +30,7 @@ DEADLINE_S = 15.0
 
 @pytest.fixture(scope="module")
 def service(deployment: Path) -> Iterator[Service]:
-    frequent = ("--ask-every-s=0.5", "--ask-timeout-s=2", "--failure-window-s=0.001")
+    frequent = ("--ask-every-s=0.5", "--ask-timeout-s=1.5", "--failure-window-s=0.001")
     with Service(deployment, *frequent) as service:
         yield service
 
@@ -80,7 +80,7 @@ class Streams:
                 self.pieces["gateway"].append(event.choices[0].delta.content or "")
 
 
-@pytest.mark.parametrize("model", ["tensorrt_llm", "preprocessing", "postprocessing", "vision_encoder"])
+@pytest.mark.parametrize("model", ["preprocessing", "vision_encoder"])
 def test_a_model_that_is_killed_while_idle_is_missed_and_started_again(service, model):
     before = service.restarts("triton")
     service.kill(f"{model}_0_0")
@@ -88,26 +88,24 @@ def test_a_model_that_is_killed_while_idle_is_missed_and_started_again(service, 
     assert wait_for(lambda: service.health().status == 503)
     assert service.recovers("triton", before)
     assert send(service.urls["gateway"], path="/health").status == 200
+    assert model in [event for event in service.events if event["event"] == "failed"][-1]["text"]
 
 
-def test_a_decoder_killed_in_mid_stream_ends_every_stream_with_an_error(service):
+@pytest.mark.parametrize("process", ["tensorrt_llm_0_0", "bin/tritonserver"])
+def test_what_is_killed_in_mid_stream_ends_every_stream_with_an_error_and_nobody_waits(service, process):
     before, streams = service.restarts("triton"), Streams(service)
-    service.kill("tensorrt_llm_0_0")
+    service.kill(process)
+    codes = set()
+    while service.restarts("triton") == before:
+        began = time.monotonic()
+        told = send(service.urls["gateway"], GOOD)
+        codes.add("" if told.status == 200 else told.code)
+        assert time.monotonic() - began < DEADLINE_S
     streams.join()
     assert set(streams.errors) == {"grpc", "gateway"}
     assert max(streams.seconds.values()) < DEADLINE_S
+    assert any(code.startswith("E-SERVER-") for code in codes)
     assert service.recovers("triton", before)
-
-
-def test_triton_killed_in_mid_stream_ends_every_stream_with_an_error(service):
-    before, streams = service.restarts("triton"), Streams(service)
-    service.kill("bin/tritonserver")
-    streams.join()
-    assert set(streams.errors) == {"grpc", "gateway"}
-    assert service.recovers("triton", before)
-    told = [event for event in service.events if event["event"] == "failed"]
-    assert told[-1]["part"] == "triton"
-    assert "signal 9" in told[-1]["text"]
 
 
 def test_triton_that_hangs_is_ended_and_started_again(service):
@@ -127,29 +125,10 @@ def test_a_killed_gateway_is_started_again_and_triton_goes_on(service):
     assert send(service.urls["gateway"], GOOD).status == 200
 
 
-def test_a_request_during_an_outage_gets_an_error_at_once(service):
-    before = service.restarts("triton")
-    service.kill("bin/tritonserver")
-    codes = set()
-    while service.restarts("triton") == before:
-        began = time.monotonic()
-        told = send(service.urls["gateway"], GOOD)
-        codes.add(told.status if told.status == 200 else told.code)
-        with HttpClient(service.urls["http"]) as client:
-            try:
-                client.ask("What is it?", (), AskOptions(max_tokens=4))
-            except ServerError as error:
-                codes.add(error.code)
-        assert time.monotonic() - began < DEADLINE_S
-    assert codes & {"E-SERVER-UNREACHABLE", "E-SERVER-LOST"}
-    assert service.recovers("triton", before)
-
-
 def test_no_process_of_an_earlier_triton_is_left(service):
     assert service.recovers("triton", -1)
-    names = [command.split("/")[-1] for command in all_pids(service.process.pid).values()]
-    assert sum("triton_python_backend_stub" in command for command in all_pids(service.process.pid).values()) == 4
-    assert names
+    commands = all_pids(service.process.pid).values()
+    assert sum("triton_python_backend_stub" in command for command in commands) == 4
 
 
 @contextlib.contextmanager

@@ -1,0 +1,36 @@
+"""The processes of a server's Python models, looked at from outside: Triton does not say when one has died.
+
+A question does find out, seconds later; until then whoever streams from the dead model hears nothing.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["ModelProcesses"]
+
+_STUB = b"triton_python_backend_stub"
+
+
+class ModelProcesses:
+    """Those that run now and have ``prefix``, of their server's shared memory, in their command lines."""
+
+    def __init__(self, prefix: str) -> None:
+        self._names: dict[Path, str] = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                if _STUB in words[0] and any(word.startswith(prefix.encode()) for word in words):
+                    # .../repository/NAME/1/model.py
+                    self._names[process / "stat"] = Path(words[1].decode()).parents[1].name
+
+    def dead(self) -> str | None:
+        """The name of a model whose process has ended since."""
+        for stat, name in self._names.items():
+            try:
+                if stat.read_bytes().rpartition(b")")[2].split()[0] == b"Z":
+                    return name
+            except OSError:
+                return name
+        return None
