@@ -20,7 +20,8 @@ def prompt_table_rows(recipe: Recipe, config: NvlmConfig) -> int:
 
     A request brings at most ``max_images`` pictures of the most tiles, and never more rows than it has positions.
     """
-    rows = recipe.prompt.max_images * config.tiling.most_tiles_per_image * config.vision.tokens_per_tile
+    tiling = config.tiling.limited(recipe.prompt.max_tiles)
+    rows = recipe.prompt.max_images * tiling.most_tiles_per_image * config.vision.tokens_per_tile
     return recipe.decoder.max_batch_size * min(rows, recipe.decoder.max_seq_len)
 
 

@@ -30,7 +30,8 @@ def check_deployment(folder: Path) -> tuple[Runtime, int]:
         )
     preprocessing = read_model_config(folder / "triton_repo" / "preprocessing" / "config.pbtxt")
     config = NvlmConfig.from_json(read_json_object(folder / "model" / "config.json", "CONFIG"))
-    check_shared_memory(shared_memory_bytes(config, int(preprocessing.parameters["max_images"].string_value)))
+    max_images, max_tiles = (preprocessing.parameters[name].string_value for name in ("max_images", "max_tiles"))
+    check_shared_memory(shared_memory_bytes(config.limited(int(max_tiles or 12)), int(max_images)))
     return runtime, 1 if decoder.backend == "python" else _world_size(folder)
 
 

@@ -17,7 +17,7 @@ def shared_memory_bytes(config: NvlmConfig, max_images: int) -> int:
 
     Tiles leave ``preprocessing`` and enter ``vision_encoder``; rows leave that and enter the decoder, in float32.
     """
-    tiles = max_images * (config.tiling.max_tiles + int(config.tiling.use_thumbnail))
+    tiles = max_images * config.tiling.most_tiles_per_image
     tile_bytes = tiles * config.tiling.tile_size**2 * 3
     row_bytes = tiles * config.vision.tokens_per_tile * config.vision.output_size * 4
     return int(_REGION_PER_TENSOR * 2 * (tile_bytes + row_bytes)) + _NUM_PROCESSES * _REGION_AT_START_BYTES

@@ -33,6 +33,7 @@ def render_repository(recipe: Recipe, config: NvlmConfig) -> dict[str, ModelConf
     set_parameter(preprocessing, "prompt_style", recipe.prompt.style)
     set_parameter(preprocessing, "system", recipe.prompt.system)
     set_parameter(preprocessing, "max_images", recipe.prompt.max_images)
+    set_parameter(preprocessing, "max_tiles", recipe.prompt.max_tiles or config.tiling.max_tiles)
     set_parameter(preprocessing, "max_seq_len", recipe.decoder.max_seq_len)
 
     vision = models["vision_encoder"]

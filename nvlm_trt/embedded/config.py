@@ -28,7 +28,6 @@ _FIXED = {
     "hidden_act": "silu",
     "position_embedding_type": "rope_gpt_neox",
     "rotary_scaling": None,
-    "quantization.kv_cache_quant_algo": None,
 }
 _REBUILD = "Build the decoder checkpoint again."
 
@@ -44,7 +43,8 @@ class EmbeddingSplit(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class CheckpointConfig:
     """``dtype`` is the safetensors tag of whatever is not quantised: embedding, norms, biases, lm_head, and all linears
-    but those in ``quantized``, full module names. ``tp`` is the number of ranks.
+    but those in ``quantized``, full module names. ``tp`` is the number of ranks. With ``fp8_cache`` keys and values are
+    cached as e4m3 under a scale of each layer.
     """
 
     decoder: DecoderConfig
@@ -52,6 +52,7 @@ class CheckpointConfig:
     quantized: frozenset[str]
     tp: int = 1
     embedding: EmbeddingSplit = EmbeddingSplit.WHOLE
+    fp8_cache: bool = False
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckpointConfig:
@@ -67,6 +68,9 @@ class CheckpointConfig:
         for key, wanted in _FIXED.items():
             if _get(data, key) != wanted:
                 raise _wrong(key, _get(data, key), wanted)
+        cache = _get(data, "quantization.kv_cache_quant_algo")
+        if cache not in (None, "FP8"):
+            raise _wrong("quantization.kv_cache_quant_algo", cache, "FP8 or null")
         if str(_get(data, "dtype")) not in _DTYPE_TAGS:
             raise _wrong("dtype", _get(data, "dtype"), " or ".join(_DTYPE_TAGS))
         decoder = DecoderConfig(
@@ -92,7 +96,8 @@ class CheckpointConfig:
         for size in sorted(split):
             if size % tp:
                 raise _wrong("mapping.tp_size", tp, f"a divisor of {size}")
-        return cls(decoder, _DTYPE_TAGS[str(data["dtype"])], _quantized(data, decoder), tp, embedding)
+        dtype = _DTYPE_TAGS[str(data["dtype"])]
+        return cls(decoder, dtype, _quantized(data, decoder), tp, embedding, cache == "FP8")
 
     @property
     def dtype_name(self) -> str:
@@ -126,6 +131,8 @@ class CheckpointConfig:
             yield TensorSpec(f"{layer}input_layernorm.weight", self.dtype, (hidden,))
             yield TensorSpec(f"{layer}post_layernorm.weight", self.dtype, (hidden,))
             yield TensorSpec(f"{layer}attention.qkv.bias", self.dtype, (part.qkv_size,))
+            if self.fp8_cache:
+                yield TensorSpec(f"{layer}attention.kv_cache_scaling_factor", "F32", (1,))
             for linear, shape in linear_shapes(part).items():
                 if f"{layer}{linear}" not in self.quantized:
                     yield TensorSpec(f"{layer}{linear}.weight", self.dtype, shape)

@@ -14,6 +14,9 @@ to even. The factor is 2^20 - 1, because with 2^20 or more the difference can pa
 doubles. Where e4m3 is subnormal the large number is 1.5 * 2^14, whose spacing is e4m3's, 2^-9. Equal to a cast on
 every float32 from 2^-13 to 512, of both signs.
 
+**An FP8 cache** is emulated: keys, after rotation, and values are rounded as they would be stored, and kept in float32.
+TensorRT-LLM's FP8 attention also rounds queries and probabilities; that is not done here.
+
 **A row's bits do not depend on its company.** Measured on ONNX Runtime 1.31 (AVX-512, one and two threads), and kept
 true by a test: MatMul with a constant right side gives a row the same bits for every number of rows from 1 to 300,
 because the packed kernel sums along K in fixed blocks; norms and SiLU work row by row; GroupQueryAttention treats
@@ -64,6 +67,7 @@ class _DecoderGraph:
         self.config = config.decoder
         self.dtype = _ONNX_DTYPES[config.dtype]
         self.quantized = config.quantized
+        self.fp8_cache = config.fp8_cache
         self.max_seq_len = max_seq_len
         self.quantize_activations = quantize_activations
         self.shapes = linear_shapes(config.decoder)
@@ -115,19 +119,41 @@ class _DecoderGraph:
             rotary = [
                 writer.parameter(name, (self.max_seq_len, config.head_dim // 2), TensorProto.FLOAT) for name in ROTARY
             ]
+            scale = f"{prefix}.kv_cache_scaling_factor"
+            heads = self.cached_as_fp8(qkv, rotary, scale) if self.fp8_cache else (qkv, "", "")
             mixed, *present = writer.nodes(
                 "GroupQueryAttention",
-                *(qkv, "", "", *past, LENGTHS, TOTAL, *rotary),
+                *(*heads, *past, LENGTHS, TOTAL, *([] if self.fp8_cache else rotary)),
                 outputs=3,
                 domain="com.microsoft",
                 num_heads=config.num_heads,
                 kv_num_heads=config.num_kv_heads,
-                do_rotary=1,
+                do_rotary=int(not self.fp8_cache),
                 rotary_interleaved=0,
             )
         self.past += past
         self.present += present
         return mixed
+
+    def cached_as_fp8(self, qkv: str, rotary: list[str], scale: str) -> tuple[str, str, str]:
+        """Rotated queries, and rotated keys and values as e4m3 restores them."""
+        config, node, writer = self.config, self.node, self.writer
+        sizes = writer.integers(config.q_size, config.kv_size, config.kv_size)
+        query, key, value = writer.nodes("Split", qkv, sizes, outputs=3, axis=-1)
+        query, key = (
+            node("RotaryEmbedding", rows, self.positions(), *rotary, domain="com.microsoft") for rows in (query, key)
+        )
+        by = self.scale(scale)
+        key, value = (node("Mul", self.e4m3(node("Div", rows, by)), by) for rows in (key, value))
+        return query, key, value
+
+    def positions(self) -> str:
+        """int64 [B, S], of the rows in their sequences: the last one's is given."""
+        node, axis = self.node, self.writer.integers(1)
+        rows = node("Squeeze", node("Shape", ROWS, start=1, end=2), self.writer.integers(0))
+        zero, one = (self.writer.constant(np.array(value, np.int64)) for value in (0, 1))
+        back = node("Sub", node("Range", zero, rows, one), node("Sub", rows, one))
+        return node("Add", node("Unsqueeze", node("Cast", LENGTHS, to=TensorProto.INT64), axis), back)
 
     def mlp(self, hidden: str, prefix: str) -> str:
         node = self.node

@@ -12,7 +12,7 @@ from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from nvlm_trt.embedded.pool import Pool
 from nvlm_trt.embedded.runner import BlockRunner
 from nvlm_trt.embedded.slot_pool import SlotPool
-from nvlm_trt.errors import MissingToolError, UsageError
+from nvlm_trt.errors import ArtefactError, MissingToolError, UsageError
 
 __all__ = ["PoolOptions", "open_pool"]
 
@@ -86,6 +86,12 @@ def _torch(checkpoint: DecoderCheckpoint, options: PoolOptions) -> Pool:
         raise MissingToolError(
             "E-TOOL-TORCH", 'The runner "torch" needs PyTorch.', "Run: pip install 'nvlm-trt[torch]'."
         ) from None
+    if checkpoint.config.fp8_cache:
+        raise ArtefactError(
+            "E-ARTEFACT-DECODER",
+            'The decoder checkpoint asks for an FP8 KV cache, which the runner "torch" does not have.',
+            'Serve it with decoder.runner = "cpu", or build it with kv_cache = "bf16".',
+        )
     from nvlm_trt.embedded.pytorch.arithmetic import Arithmetic
     from nvlm_trt.embedded.pytorch.parallel_runner import ParallelRunner
     from nvlm_trt.embedded.pytorch.runner import TorchRunner

@@ -7,6 +7,7 @@ to know them: ``llm_config.model_type`` says "llama" although the decoder is Qwe
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,12 @@ class TilingConfig:
         """Of the largest grid, its thumbnail counted: a picture of one tile gets none (7 in the release)."""
         return self.max_tiles + int(self.use_thumbnail and self.max_tiles > 1)
 
+    def limited(self, max_tiles: int | None) -> TilingConfig:
+        """With at most so many tiles; None changes nothing."""
+        if max_tiles is None:
+            return self
+        return dataclasses.replace(self, max_tiles=max(self.min_tiles, min(self.max_tiles, max_tiles)))
+
 
 @dataclass(frozen=True, slots=True)
 class NvlmConfig:
@@ -110,6 +117,10 @@ class NvlmConfig:
     decoder: DecoderConfig
     tiling: TilingConfig
     dtype: str
+
+    def limited(self, max_tiles: int | None) -> NvlmConfig:
+        """With at most so many tiles of a picture; None changes nothing."""
+        return dataclasses.replace(self, tiling=self.tiling.limited(max_tiles))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> NvlmConfig:

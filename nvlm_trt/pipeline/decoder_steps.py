@@ -149,6 +149,7 @@ _ENGINE = Step(
         "decoder.tp",
         "gpu.name",
         "prompt.max_images",
+        "prompt.max_tiles",
     ),
     outputs=("decoder/engine",),
     code=("decoder.build_command",),

@@ -116,9 +116,14 @@ class DecoderDraft(_DecoderSection):
 
 
 class PromptRecipe(_Section):
+    """``max_tiles`` bounds one picture's grid, its thumbnail not counted, below what the model's config says: answers
+    come sooner and small things are seen less well.
+    """
+
     style: Literal["hf", "megatron"] = "hf"
     system: str = "Answer the questions."
     max_images: int = pydantic.Field(default=4, ge=1, le=16)
+    max_tiles: int | None = pydantic.Field(default=None, ge=1, le=12)
 
 
 class CalibrationRecipe(_Section):
@@ -188,9 +193,8 @@ class RecipeDraft(_RecipeSections):
             raise ValueError('the embedded decoder reads checkpoints with tp = 1; with runner = "torch", any')
         if decoder.engine == "embedded" and decoder.pp != 1:
             raise ValueError("the embedded decoder reads checkpoints with pp = 1")
-        plain = decoder.quantization == "fp8" and not decoder.exclude and decoder.kv_cache == "bf16"
-        if decoder.engine == "embedded" and not plain:
-            raise ValueError("the embedded decoder reads checkpoints with all linears in FP8 and the KV cache in BF16")
+        if decoder.engine == "embedded" and decoder.runner == "torch" and decoder.kv_cache == "fp8":
+            raise ValueError('the embedded decoder has no FP8 KV cache with runner = "torch"')
         if self.gpu is None and decoder.max_batch_size == "auto":
             raise ValueError('decoder.max_batch_size = "auto" needs a [gpu] section')
         if self.gpu is not None and decoder.engine == "tensorrt_llm":

@@ -93,6 +93,8 @@ def choices(config: NvlmConfig, draft: RecipeDraft, recipe: Recipe) -> Iterator[
             "the KV pool; a bound, so that it is the same whichever engine loads first",
         )
     yield Choice("prompt.max_images", str(recipe.prompt.max_images), typed)
+    if recipe.prompt.max_tiles is not None:
+        yield Choice("prompt.max_tiles", str(config.tiling.max_tiles), "the recipe's; fewer than the model's see less")
     if recipe.production:
         rows = prompt_table_rows(recipe, config)
         yield Choice(

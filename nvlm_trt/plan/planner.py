@@ -128,6 +128,7 @@ def make_plan(
 
     Raises what ``resolve`` raises.
     """
+    config = config.limited(draft.prompt.max_tiles)
     recipe = resolve(draft, config)
     asked = workload or workload_of(draft)
     assumed, measured = assumptions or Assumptions(), rates or Rates()

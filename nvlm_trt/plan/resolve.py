@@ -34,6 +34,7 @@ def load_recipe(name: str, config: NvlmConfig) -> Recipe:
 def resolve(draft: RecipeDraft, config: NvlmConfig) -> Recipe:
     """Raises ``UsageError``: E-RECIPE-MEMORY when not one usual request fits the recipe's GPUs, E-RECIPE-TP and
     E-RECIPE-PP for a split that the decoder does not allow."""
+    config = config.limited(draft.prompt.max_tiles)
     if draft.gpu is None or draft.decoder.engine == "embedded":
         split = draft.decoder.tp
         return _recipe(draft, tp=1 if split == "auto" else split, max_batch_size=draft.decoder.max_batch_size)

@@ -86,6 +86,11 @@ class ReferenceDecoder:
         rows = qkv.view(length, heads + 2 * kv_heads, width).transpose(0, 1)
         query, key, value = rows.split([heads, kv_heads, kv_heads])
         query, key = self._rotate(query), self._rotate(key)
+        scale = self._tensors.get(f"transformer.layers.{index}.attention.kv_cache_scaling_factor")
+        if scale is not None:
+            key, value = (
+                (part / scale).clamp(-448, 448).to(torch.float8_e4m3fn).to(self._dtype) * scale for part in (key, value)
+            )
         key, value = (part.repeat_interleave(heads // kv_heads, dim=0) for part in (key, value))
         mixed = scaled_dot_product_attention(query, key, value, is_causal=True)
         return self._linear(mixed.transpose(0, 1).reshape(length, heads * width), index, "attention.dense")

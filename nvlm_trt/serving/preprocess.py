@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nvlm_trt.embedded.request import Sampling
 from nvlm_trt.errors import CheckpointError, RequestError
-from nvlm_trt.model.config import NvlmConfig, TilingConfig
+from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.model.jpeg import JpegDecoder
 from nvlm_trt.model.json_file import read_json_object
 from nvlm_trt.model.picture import PictureLimits, decode_pixels
@@ -112,16 +112,17 @@ class Preprocessor:
         system: str | None = DEFAULT_SYSTEM,
         max_images: int,
         max_seq_len: int,
+        max_tiles: int | None = None,
         picture_limits: PictureLimits | None = None,
         resample: Resample = pillow_resample,
         quick_jpeg: JpegDecoder | None = None,
     ) -> Preprocessor:
-        """Read ``config.json`` and the tokenizer's files in ``model_folder``.
+        """Read ``config.json`` and the tokenizer's files in ``model_folder``; ``max_tiles`` bounds the config's.
 
         Raises ``CheckpointError``: those of the config, of the tokenizer and of the constructor.
         """
         return cls(
-            NvlmConfig.from_json(read_json_object(model_folder / "config.json", "CONFIG")),
+            NvlmConfig.from_json(read_json_object(model_folder / "config.json", "CONFIG")).limited(max_tiles),
             NvlmTokenizer.from_folder(model_folder),
             style=style,
             system=system,
@@ -148,7 +149,7 @@ class Preprocessor:
         limits = self.picture_limits
         if talk is not None and talk.max_pixels is not None:
             limits = replace(limits, max_pixels=min(talk.max_pixels, limits.max_pixels))
-        tilings = [self._tiling(most) for most in (talk.max_tiles if talk is not None else [None] * len(fields.images))]
+        tilings = [self.config.tiling.limited(most) for most in (talk.max_tiles if talk is not None else [None] * len(fields.images))]
         size = self.config.tiling.tile_size
         tiles: list[NDArray[np.uint8]] = [np.empty((0, size, size, 3), np.uint8)]
         sizes: list[tuple[int, int]] = []
@@ -205,11 +206,6 @@ class Preprocessor:
                 "Leave it out to use the model's own.",
             )
         return id
-
-    def _tiling(self, max_tiles: int | None) -> TilingConfig:
-        """The model's own, or one with fewer tiles."""
-        own = self.config.tiling
-        return own if max_tiles is None else replace(own, max_tiles=max(own.min_tiles, min(own.max_tiles, max_tiles)))
 
     def _check_text(self, size: int) -> None:
         limit = _BYTES_PER_TOKEN * self.max_seq_len

@@ -130,7 +130,7 @@ def test_what_ranks_cannot_share_is_refused(changes):
         ("quantization.exclude_modules", "lm_head"),
         ("quantization.exclude_modules", [1]),
         ("quantization.exclude_modules", ["transformer.layers.0.mlp.fc"]),
-        ("quantization.kv_cache_quant_algo", "FP8"),
+        ("quantization.kv_cache_quant_algo", "INT8"),
         ("quantization", None),
         ("mapping", KeyError),
         ("dtype", "float32"),

@@ -32,6 +32,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "fp8": {},
     "some linears kept": {"exclude": ["*.layers.0.attention.qkv", "*.layers.1.mlp.fc", "*.layers.1.mlp.gate", "*.3.*"]},
     "nothing quantised": {"quantization": "none"},
+    "fp8 cache": {"kv_cache": "fp8"},
+    "fp8 cache alone": {"quantization": "none", "kv_cache": "fp8"},
 }
 
 

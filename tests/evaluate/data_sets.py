@@ -64,6 +64,7 @@ CONTENT: dict[str, tuple[str, Any]] = {
         "mmmu.jsonl",
         [{"id": "validation_Art_Theory_1", "question": "Which <image 1>?", "image_1": "1.jpg", "answer": "B", **MC}],
     ),
+    "own": ("questions.jsonl", [{"id": "a", "prompt": "Which?", "images": ["1.jpg"], "answers": ["x", "y"]}]),
 }
 assert set(CONTENT) == {task.name for task in TASKS}
 

@@ -195,7 +195,7 @@ def test_an_interval_is_as_wide_as_theory_has_it():
 
 def test_published_figures_stand_under_the_tasks_columns():
     columns = {column for row in published() for column in row.scores}
-    assert {task.column for task in TASKS} - columns == {"CIDEr"}
+    assert {task.column for task in TASKS} - columns == {"CIDEr", ""}
     by_model = {row.model: row.scores for row in published()}
     assert by_model["NVLM-D 1.0 72B (Megatron-Core)"] == {
         **{"MMMU val": 59.9, "MMMU test": 54.1, "MathVista": 67.4, "OCRBench": 851, "AI2D": 94.4, "ChartQA": 86.9},

@@ -38,6 +38,7 @@ WANTED: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
         *(42, "Provide a one-sentence caption for the provided image.", "COCO_val2014_000000000042.jpg"),
         {"ground_truth": ["A dog.", "A red dog."]},
     ),
+    "own": ("a", "Which?", "1.jpg", {"gt_answer": ["x", "y"]}),
     "AI2D": (7, "Which?\nA. x\nB. y", "1.jpg", {"gt_answer": ["B"]}),
     "MMMU": (
         *("validation_Art_Theory_1", f"Which ?\n(A) red\n(B) blue\n\n{LETTER}", "1.jpg"),
@@ -61,6 +62,23 @@ def test_options_of_mathvista_are_asked_for_by_letter(tmp_path):
     (sample,) = read_data_set(find_task("mathvista"), write(tmp_path, "MathVista", {"7": record})).samples
     assert sample.prompt == f"<image>\nHow long?\nA. 2\nB. 2.50\n{LETTER}"
     assert sample.fields["gt_answer"] == ["B"]
+
+
+def test_questions_of_ones_own_may_have_several_pictures_or_none_and_place_them(tmp_path):
+    asked = {"prompt": "Same?", "answers": "yes"}
+    marked = {"id": 2, "prompt": "Is <image> in <image>?", "images": ["1.jpg", "2.jpg"], "answers": "no", "group": "g"}
+    records = [{**asked, "id": 0}, {**asked, "id": 1, "images": ["1.jpg", "2.jpg"]}, marked]
+    samples = read_data_set(find_task("own"), write(tmp_path, "own", records)).samples
+    assert [sample.prompt for sample in samples] == ["Same?", "<image>\n<image>\nSame?", "Is <image> in <image>?"]
+    assert samples[2].fields == {"gt_answer": ["no"], "group": "g"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "plain", "strict"), [("x", 1, 1), (" X. ", 1, 0), ("a\n b", 1, 0), (" a b", 1, 1), ("xx", 0, 0), ("", 0, 0)]
+)
+def test_an_answer_to_ones_own_question_is_one_of_those_given(answer, plain, strict):
+    record = {"answer": answer, "gt_answer": ["x", "A B", "a b"]}
+    assert [find_task("own").judge([record], Rules(strict=rule)) for rule in (False, True)] == [[plain], [strict]]
 
 
 def test_open_questions_of_mmmu(tmp_path):

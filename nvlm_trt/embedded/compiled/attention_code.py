@@ -31,12 +31,12 @@ class AttentionWriter:
         self._head_bytes = self._config.head_dim * FLOAT
 
     def write_append(self) -> None:
-        """``append(row, position, block, cosines, sines)``: one row's keys, rotated, and values; ``block`` is the
-        address of the layer's part of it.
+        """``append(row, position, block, cosines, sines, scale)``: one row's keys, rotated, and values; ``block`` is the
+        address of the layer's part of it. With a scale they are what e4m3 under it would have kept of them.
         """
         w, config, layout = self._w, self._config, self._layout
         heads_bytes = config.num_heads * self._head_bytes
-        with w.function("append", "aiaaa", exported=False) as (row, position, block, cosines, sines):
+        with w.function("append", "aiaaaa", exported=False) as (row, position, block, cosines, sines, scale):
             b = w.b
             place = b.and_(position, w.size(BLOCK - 1))
             panel, column = b.udiv(place, w.size(w.columns)), b.urem(place, w.size(w.columns))
@@ -45,7 +45,8 @@ class AttentionWriter:
                 target = w.at(
                     block, (head.index, layout.keys_bytes), (panel, self._head_bytes * w.columns), (column, FLOAT)
                 )
-                for channel, values in self._rotated(keys, position, cosines, sines):
+                for channel, exact in self._rotated(keys, position, cosines, sines):
+                    values = self._kept(exact, scale)
                     for lane in range(self._half_lanes):
                         value = b.extract_element(values, w.word(lane))
                         w.store(value, w.at(target, (channel + lane) * w.columns * FLOAT))
@@ -57,7 +58,7 @@ class AttentionWriter:
                 for channel in range(0, config.head_dim, self._half_lanes):
                     panel_of, column_of = divmod(channel, w.columns)
                     values = w.load_floats(w.at(values_from, channel * FLOAT), self._half_lanes)
-                    w.store(values, w.at(target, panel_of * BLOCK * w.columns * FLOAT, column_of * FLOAT))
+                    w.store(self._kept(values, scale), w.at(target, panel_of * BLOCK * w.columns * FLOAT, column_of * FLOAT))
 
     def write_attend(self) -> None:
         """``attend(tile, head, ...)``: a tile's queries of one key head; the results, rounded, go to ``given``. What
@@ -120,6 +121,13 @@ class AttentionWriter:
             rotated.append((channel, b.fsub(b.fmul(first, cosine), b.fmul(second, sine))))
             rotated.append((channel + half, b.fadd(b.fmul(second, cosine), b.fmul(first, sine))))
         return rotated
+
+    def _kept(self, values: Any, scale: Any) -> Any:
+        """Where the scale is 0, to the last bit the values."""
+        w, b, lanes = self._w, self._w.b, values.type.count
+        by = w.load_splat(scale, lanes)
+        factor = b.select(b.fcmp_ordered("==", by, w.number(0, lanes)), w.number(1, lanes), by)
+        return b.fmul(w.quantised(values, scale), factor)
 
     def _take_query(self, source: Any, position: Any, cosines: Any, sines: Any, target: Any) -> None:
         w, scale = self._w, self._w.number(self._config.head_dim**-0.5, self._half_lanes)

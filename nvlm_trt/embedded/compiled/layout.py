@@ -29,6 +29,7 @@ LAYER = np.dtype(
         ("norm", "u8"),
         ("bias", "u8"),
         ("mlp_norm", "u8"),
+        ("cache_scale", "f4", 2),  # of e4m3 keys and values, or 0 where they are not rounded; the second fills up
         *((name, LINEAR) for name in ("qkv", "dense", "fc", "gate", "proj")),
     ]
 )

@@ -37,6 +37,8 @@ class PackedWeights:
             layer["norm"] = self._vector(f"{prefix}input_layernorm.weight")
             layer["mlp_norm"] = self._vector(f"{prefix}post_layernorm.weight")
             layer["bias"] = self._vector(f"{prefix}attention.qkv.bias")
+            if checkpoint.config.fp8_cache:
+                layer["cache_scale"][0] = checkpoint.scale(f"{prefix}attention.kv_cache_scaling_factor")
             for name in linear_shapes(config):
                 layer[name.rpartition(".")[2]] = self._linear(prefix, name)
         self.head = np.zeros((), LINEAR)

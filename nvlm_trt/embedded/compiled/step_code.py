@@ -86,7 +86,7 @@ class StepWriter:
             position, block = (w.load_size(w.at(s[name], (row, 4))) for name in ("positions", "blocks"))
             wide = w.at(s["wide"], (row, self._layout.row_bytes))
             block_at = w.at(layer["cache"], (block, self._layout.block_bytes))
-            w.call("append", wide, position, block_at, s["cosines"], s["sines"])
+            w.call("append", wide, position, block_at, s["cosines"], s["sines"], layer.at("cache_scale"))
         self._attend(next(phases), layer, last)
         gathering = next(phases)
         with b.if_then(b.and_(last, b.icmp_signed("!=", rows, s["num_ends"]))):

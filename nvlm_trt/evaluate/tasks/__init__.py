@@ -1,4 +1,4 @@
-"""The benchmarks, in the order of the release's table. A new one is a module here and a line below."""
+"""The benchmarks in the order of the release's table, then one's own questions. A new one is a module here and a line below."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from nvlm_trt.evaluate.tasks.chartqa import CHARTQA
 from nvlm_trt.evaluate.tasks.mathvista import MATHVISTA
 from nvlm_trt.evaluate.tasks.mmmu import MMMU
 from nvlm_trt.evaluate.tasks.ocrbench import OCRBENCH
+from nvlm_trt.evaluate.tasks.own import OWN
 from nvlm_trt.evaluate.tasks.realworldqa import REALWORLDQA
 from nvlm_trt.evaluate.tasks.spdocvqa import SPDOCVQA
 from nvlm_trt.evaluate.tasks.textvqa import TEXTVQA
@@ -18,7 +19,7 @@ from nvlm_trt.evaluate.tasks.vqav2 import VQAV2
 __all__ = ["TASKS", "find_task"]
 
 TASKS: tuple[Task, ...] = (
-    *(MMMU, MATHVISTA, OCRBENCH, AI2D, CHARTQA, SPDOCVQA, TEXTVQA, REALWORLDQA, VQAV2, CAPTIONING),
+    *(MMMU, MATHVISTA, OCRBENCH, AI2D, CHARTQA, SPDOCVQA, TEXTVQA, REALWORLDQA, VQAV2, CAPTIONING, OWN),
 )
 
 

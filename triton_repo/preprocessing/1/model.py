@@ -27,6 +27,7 @@ class TritonPythonModel:
                 style=PromptStyle(parameters.text("prompt_style")),
                 system=parameters.text("system"),
                 max_images=parameters.integer("max_images"),
+                max_tiles=parameters.integer("max_tiles"),
                 max_seq_len=parameters.integer("max_seq_len"),
                 resample=fastest_resample(),
                 quick_jpeg=fastest_jpeg(),
