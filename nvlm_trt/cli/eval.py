@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from nvlm_trt.cli.eval_precisions import precisions
 from nvlm_trt.cli.output import Output, output_options
 
 __all__ = ["evaluate"]
@@ -157,3 +158,6 @@ def compare(run_a: Path, run_b: Path, task_name: str, truth_file: Path | None, s
     a, b = (read_answers(task, out, truth_file) for out in (run_a, run_b))
     result = judge(task, a, b, Rules(strict=strict))
     output.result(result.to_json(), comparison_text(result))
+
+
+evaluate.add_command(precisions)

@@ -33,7 +33,7 @@ from nvlm_trt.decoder.linear_groups import GroupKind, LinearGroup, all_groups
 from nvlm_trt.decoder.sample_source import Samples, as_samples
 from nvlm_trt.decoder.sensitivity_report import GroupError, SensitivityReport
 
-__all__ = ["Exclusion", "confirm_exclusion", "measure_error", "measure_sensitivity"]
+__all__ = ["Exclusion", "confirm_exclusion", "group_scales", "measure_error", "measure_sensitivity"]
 
 _FINAL_NORM = "language_model.model.norm.weight"
 
@@ -139,7 +139,7 @@ class _Run:
         def make(number: int, layer: DecoderLayer) -> Any:
             kinds = [group.kind for group in groups if group.layer == number]
             scales = {
-                kind: _scales(layer, kind, getattr(self.calibration.layers[number], kind.value)) for kind in kinds
+                kind: group_scales(layer, kind, getattr(self.calibration.layers[number], kind.value)) for kind in kinds
             }
             return work(layer, layer.with_rounded(scales))
 
@@ -175,7 +175,7 @@ class _Run:
         return self.ops.rms_norm(self.ops.put(hidden), norm, self.checkpoint.config.decoder.norm_eps)
 
 
-def _scales(layer: DecoderLayer, kind: GroupKind, amax: float) -> Fp8Scales:
+def group_scales(layer: DecoderLayer, kind: GroupKind, amax: float) -> Fp8Scales:
     """As the checkpoint's writer chooses them: one weight scale for all weights of a group."""
     largest = max(layer.ops.amax(weight) for weight in layer.weights.of(kind))
     return Fp8Scales(fp8.scale_for(np.float32(amax)), fp8.scale_for(np.float32(largest)))

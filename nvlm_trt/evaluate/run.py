@@ -25,7 +25,7 @@ from nvlm_trt.evaluate.rules import NoAnswer, Rules
 from nvlm_trt.evaluate.settings import RunSettings, keep_settings
 from nvlm_trt.evaluate.task import Sample, Task
 
-__all__ = ["Reporter", "RunOptions", "RunResult", "run"]
+__all__ = ["Reporter", "RunOptions", "RunResult", "pictures_of", "run"]
 
 _BUSY_WAITS_S = (0.2, 0.5, 1, 2, 4, 8, 8, 8)
 
@@ -153,7 +153,7 @@ def _record(
     record: dict[str, Any] = {"sample_id": sample.sample_id, "prompt": sample.prompt, task.answer_key: ""}
     record |= sample.fields
     try:
-        text = _patient(client, sample.prompt, _pictures(data, sample), options).strip()
+        text = _patient(client, sample.prompt, pictures_of(data, sample), options).strip()
         record[task.answer_key] = text.partition("\n")[0].strip() if first_line else text
     except RequestError as error:
         record["error"] = error.code
@@ -161,7 +161,7 @@ def _record(
     return record
 
 
-def _pictures(data: DataSet, sample: Sample) -> list[bytes]:
+def pictures_of(data: DataSet, sample: Sample) -> list[bytes]:
     pictures = []
     for name in sample.pictures:
         path = data.picture(name)

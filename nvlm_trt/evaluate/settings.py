@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nvlm_trt.evaluate.failures import mixed_runs
 from nvlm_trt.evaluate.output_file import write_json
 from nvlm_trt.evaluate.rules import NoAnswer
 
-__all__ = ["RunSettings", "keep_settings", "settings_file"]
+__all__ = ["RunSettings", "keep_settings", "keep_values", "settings_file"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """``first_line``: cut answers after their first line, as the release's first script did."""
+    """``first_line``: cut answers after their first line, as the release's first script did. ``answered_by`` is a hash
+    of the engines' files where the run has them at hand; a server does not tell."""
 
     task: str
     num_samples: int
@@ -25,6 +28,7 @@ class RunSettings:
     no_answer: NoAnswer
     seed: int
     num_partitions: int
+    answered_by: str = ""
 
 
 def settings_file(out: Path, task: str) -> Path:
@@ -33,17 +37,22 @@ def settings_file(out: Path, task: str) -> Path:
 
 def keep_settings(out: Path, settings: RunSettings) -> None:
     """Write them, or compare with those of the run that is gone on with. Raises ``UsageError`` E-EVAL-MIXED."""
-    file = settings_file(out, settings.task)
-    now = asdict(settings)
+    now = {key: value for key, value in asdict(settings).items() if value != ""}
+    keep_values(settings_file(out, settings.task), now)
+
+
+def keep_values(file: Path, now: Mapping[str, Any]) -> None:
+    """``keep_settings`` for any values that JSON knows."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"format": 1, **now})
         return
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
-        different = [key for key, value in now.items() if before.get(key) != value]
-    except (OSError, ValueError, AttributeError):
+        keys = sorted({*now, *before} - {"format"})
+        different = [key for key in keys if before.get(key) != now.get(key)]
+    except (OSError, ValueError, AttributeError, TypeError):
         raise mixed_runs(f"{file.name} cannot be read.") from None
     if different:
         key = different[0]
-        raise mixed_runs(f"The earlier run at this place had {key} {before.get(key)}; this one has {now[key]}.")
+        raise mixed_runs(f"The earlier run at this place had {key} {before.get(key)}; this one has {now.get(key)}.")

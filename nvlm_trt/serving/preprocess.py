@@ -149,7 +149,10 @@ class Preprocessor:
         limits = self.picture_limits
         if talk is not None and talk.max_pixels is not None:
             limits = replace(limits, max_pixels=min(talk.max_pixels, limits.max_pixels))
-        tilings = [self.config.tiling.limited(most) for most in (talk.max_tiles if talk is not None else [None] * len(fields.images))]
+        tilings = [
+            self.config.tiling.limited(most)
+            for most in (talk.max_tiles if talk is not None else [None] * len(fields.images))
+        ]
         size = self.config.tiling.tile_size
         tiles: list[NDArray[np.uint8]] = [np.empty((0, size, size, 3), np.uint8)]
         sizes: list[tuple[int, int]] = []

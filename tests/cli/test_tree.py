@@ -42,6 +42,11 @@ TREE = {
     },
     "eval score": {"--ground-truth", "--strict", "--json", "--quiet"},
     "eval compare": {"--ground-truth", "--strict", "--json", "--quiet"},
+    "eval precisions": {
+        *("--data", "-o", "--precision", "--recipe", "--max-tiles", "--annotations", "--pictures", "--limit"),
+        *("--max-tokens", "--strict", "--kl-questions", "--layer-questions", "--build", "--threads"),
+        *("--dry-run", "--json", "--quiet"),
+    },
 }
 EXIT_CODES = {
     "UsageError": 2,
@@ -117,7 +122,7 @@ def test_help_loads_nothing_heavy() -> None:
     program = (
         "import sys\n"
         "from nvlm_trt.cli import main\n"
-        "inner = [['eval', 'run'], ['eval', 'score'], ['eval', 'compare']]\n"
+        "inner = [['eval', 'run'], ['eval', 'score'], ['eval', 'compare'], ['eval', 'precisions']]\n"
         "for words in ([], *([name] for name in main.commands), *inner):\n"
         "    main([*words, '--help'], standalone_mode=False)\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'tokenizers', 'tritonclient', 'grpc', 'rich', 'pydantic'}\n"

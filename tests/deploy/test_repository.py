@@ -169,6 +169,14 @@ def test_a_repository_says_nothing_of_the_machine_it_was_made_on(recipe):
                 assert parameter.string_value.split("/")[1] in ("deployment", "checkpoint", "opt"), key
 
 
+@pytest.mark.parametrize(("limit", "written"), [(None, "6"), (2, "2"), (12, "12")])
+def test_a_recipe_may_bound_the_tiles_of_a_picture(small_config, limit, written):
+    recipe = load_recipe("embedded", small_config)
+    bounded = recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update={"max_tiles": limit})})
+    models = render_repository(bounded, small_config)
+    assert models["preprocessing"].parameters["max_tiles"].string_value == written
+
+
 def test_sizes_come_from_the_recipe(small_config):
     recipe = load_recipe("embedded", small_config)
     models = render_repository(recipe, small_config)

@@ -74,7 +74,8 @@ def test_questions_of_ones_own_may_have_several_pictures_or_none_and_place_them(
 
 
 @pytest.mark.parametrize(
-    ("answer", "plain", "strict"), [("x", 1, 1), (" X. ", 1, 0), ("a\n b", 1, 0), (" a b", 1, 1), ("xx", 0, 0), ("", 0, 0)]
+    ("answer", "plain", "strict"),
+    [("x", 1, 1), (" X. ", 1, 0), ("a\n b", 1, 0), (" a b", 1, 1), ("xx", 0, 0), ("", 0, 0)],
 )
 def test_an_answer_to_ones_own_question_is_one_of_those_given(answer, plain, strict):
     record = {"answer": answer, "gt_answer": ["x", "A B", "a b"]}

@@ -41,6 +41,13 @@ def test_sizes_of_the_shipped_recipes(name: str, tp: int, batch_size: int, rows:
     assert prompt_table_rows(recipe, RELEASE) == rows
 
 
+def test_fewer_tiles_leave_room_for_more_requests() -> None:
+    """A picture of two tiles and a thumbnail has 768 rows, where one of six has 1792."""
+    whole, bounded = (resolve(changed("h200x1-fp8", "prompt", max_tiles=limit), RELEASE) for limit in (None, 2))
+    assert bounded.decoder.max_batch_size > whole.decoder.max_batch_size
+    assert prompt_table_rows(bounded, RELEASE) == bounded.decoder.max_batch_size * 768
+
+
 @pytest.mark.parametrize("name", PRODUCTION)
 def test_the_batch_is_the_largest_that_fits(name: str) -> None:
     recipe = load_recipe(name, RELEASE)

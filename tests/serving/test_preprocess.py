@@ -60,6 +60,13 @@ def test_a_picture_of_the_release(released, png, width, height, tiles, total):
     assert len(megatron.input_ids) == 261 * tiles + 28
 
 
+@pytest.mark.parametrize(("limit", "tiles"), [(1, 1), (2, 1), (6, 7), (12, 7), (None, 7)])
+def test_a_picture_may_have_fewer_tiles_than_the_model_allows(small_checkpoint, png, limit, tiles):
+    """Never more: the model was not trained on them. A grid of one has no thumbnail beside it."""
+    limited = Preprocessor.from_folder(small_checkpoint, max_images=1, max_seq_len=4096, max_tiles=limit)
+    assert len(limited.prepare(fields(EXAMPLE, png(90, 60))).tiles) == tiles
+
+
 def test_everything_is_explicit(preprocessor, png):
     prepared = preprocessor.prepare(fields(EXAMPLE, png(90, 60), stop_words=("stop", " stop"), min_tokens=2))
     tokenizer = preprocessor.tokenizer

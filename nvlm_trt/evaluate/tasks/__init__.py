@@ -1,4 +1,4 @@
-"""The benchmarks in the order of the release's table, then one's own questions. A new one is a module here and a line below."""
+"""The benchmarks in the order of the release's table, then one's own questions; a new one is a module and a line."""
 
 from __future__ import annotations
 

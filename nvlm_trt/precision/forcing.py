@@ -1,0 +1,155 @@
+"""What each precision would have said at every step of the reference's answers.
+
+The reference's logits are written to one file, ``reference.f32``, positions times vocabulary in float32; every other
+precision is compared with them as its own are computed. A precision's figures appear when they are whole, so a kill
+costs the one that was being looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nvlm_trt.checkpoint.disk import publish, write_beside, writing
+from nvlm_trt.embedded.engine import open_decoder
+from nvlm_trt.embedded.forced import forced_logits
+from nvlm_trt.embedded.scheduler import Limits
+from nvlm_trt.evaluate.run import Reporter
+from nvlm_trt.pipeline.recipe import DecoderRecipe
+from nvlm_trt.precision.answers import request_of
+from nvlm_trt.precision.divergence import divergence
+from nvlm_trt.precision.prompts import Prompts
+
+__all__ = ["ForcedAnswer", "ForcedQuestion", "compare_forced", "forced_answers"]
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedAnswer:
+    """A reference's answer to question ``index`` of the prompts. ``positions`` counts the end where it said it."""
+
+    index: int
+    sample_id: int | str
+    tokens: tuple[int, ...]
+    positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedQuestion:
+    """Per position: ``kl`` in nats, and whether the largest logit is the reference's token, ``same``."""
+
+    sample_id: int | str
+    kl: tuple[float, ...]
+    same: tuple[bool, ...]
+
+
+def forced_answers(records: Sequence[Mapping[str, Any]], count: int) -> list[ForcedAnswer]:
+    """The first ``count`` answers that can be followed, of the reference's records in the questions' order."""
+    usable = [(index, record) for index, record in enumerate(records) if "error" not in record]
+    return [
+        ForcedAnswer(
+            index,
+            record["sample_id"],
+            tuple(record["tokens"]),
+            len(record["tokens"]) + (record["ended"] == "end_id"),
+        )
+        for index, record in usable[:count]
+    ]
+
+
+def compare_forced(
+    folder: Path,
+    name: str,
+    key: Mapping[str, str],
+    checkpoint_folder: Path,
+    decoder: DecoderRecipe,
+    prompts: Prompts,
+    answers: Sequence[ForcedAnswer],
+    end_id: int,
+    reporter: Reporter,
+    threads: int | None,
+) -> list[ForcedQuestion]:
+    """``key["reference"]`` and ``key["own"]`` identify the two; where they are equal the logits are written down.
+
+    Raises what ``open_decoder`` does, ``BuildError`` E-BUILD-WRITE, E-BUILD-SPACE.
+    """
+    file, logits_file = folder / f"{name}.json", folder / "reference.f32"
+    reporter.started(len(answers), 0)
+    wanted = [[answer.sample_id, *answer.tokens] for answer in answers]
+    known = _known(file, key, wanted)
+    own = key["own"] == key["reference"]
+    if known is not None and (logits_file.is_file() or not own):
+        reporter.advanced(len(answers), 0)
+        return known
+    found: list[ForcedQuestion] = []
+    with writing(folder.name):
+        folder.mkdir(parents=True, exist_ok=True)
+        logits = (folder / "reference.f32.partial").open("w+b") if own else logits_file.open("rb")
+    with logits:
+        for answer, rows in zip(
+            answers, _rows(checkpoint_folder, decoder, prompts, answers, end_id, threads), strict=True
+        ):
+            if own:
+                with writing(logits_file.name):
+                    logits.write(np.ascontiguousarray(rows, "<f4").data)
+                reference = rows
+            else:
+                reference = np.frombuffer(logits.read(rows.nbytes), "<f4").reshape(rows.shape)
+            same = rows.argmax(axis=1) == reference.argmax(axis=1)
+            kl = divergence(reference, rows)
+            found.append(ForcedQuestion(answer.sample_id, tuple(kl.tolist()), tuple(same.tolist())))
+            reporter.advanced(len(found), 0)
+    if own:
+        with writing(logits_file.name):
+            (folder / "reference.f32.partial").replace(logits_file)
+    content = {"format": 1, "key": dict(key), "answers": wanted, "questions": [asdict(one) for one in found]}
+    write_beside(file, json.dumps(content).encode())
+    publish([file])
+    return found
+
+
+def _rows(
+    checkpoint_folder: Path,
+    decoder: DecoderRecipe,
+    prompts: Prompts,
+    answers: Sequence[ForcedAnswer],
+    end_id: int,
+    threads: int | None,
+) -> Iterator[NDArray[np.float32]]:
+    limits = Limits(decoder.max_batch_size, decoder.max_num_tokens)
+    pool = open_decoder(
+        checkpoint_folder,
+        limits,
+        runner=decoder.runner,
+        max_seq_len=decoder.max_seq_len,
+        quantize_activations=decoder.quantize_activations,
+        threads=threads,
+    )
+    forced = (
+        (request_of(prompts[answer.index], max(1, len(answer.tokens)), end_id), answer.tokens) for answer in answers
+    )
+    try:
+        for answer, rows in zip(answers, forced_logits(pool, limits, forced), strict=True):
+            yield rows[: answer.positions]
+    finally:
+        getattr(pool.runner, "close", _nothing)()
+
+
+def _known(file: Path, key: Mapping[str, str], answers: list[list[int | str]]) -> list[ForcedQuestion] | None:
+    """What an earlier run found, if it looked at the same."""
+    try:
+        content = json.loads(file.read_bytes())
+        if content["format"] != 1 or content["key"] != dict(key) or content["answers"] != answers:
+            return None
+        return [ForcedQuestion(one["sample_id"], tuple(one["kl"]), tuple(one["same"])) for one in content["questions"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,235 @@
+"""What FP8 in each layer does to the next-token distribution: the layer alone rounded, and all layers but it.
+
+The two differ where layers' errors meet. Every linear of a layer is rounded as FP8 linears compute, weights and inputs;
+all else is exact, in the arithmetic of calibration. Prompts are followed by the reference's answers.
+
+A pass over the checkpoint takes several variants of the model along: to ``stream_layers`` they are more samples, and
+only here is known which of them sees a layer as it is and which sees it rounded. So weights are read once for as many
+variants as the disk has room for, and a killed pass goes on at its layer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nvlm_trt.checkpoint.base import Checkpoint
+from nvlm_trt.decoder.calibration import Calibration
+from nvlm_trt.decoder.layer import DecoderLayer
+from nvlm_trt.decoder.layer_ops import LayerOps, open_ops
+from nvlm_trt.decoder.layer_stream import Streamed, stream_layers
+from nvlm_trt.decoder.linear_groups import GroupKind
+from nvlm_trt.decoder.sample_source import digest_rows
+from nvlm_trt.decoder.sensitivity import group_scales
+from nvlm_trt.precision.divergence import divergence
+from nvlm_trt.precision.forcing import ForcedAnswer
+from nvlm_trt.precision.prompts import Prompts
+
+__all__ = ["AnswerSamples", "LayerDivergences", "layer_divergences", "variants_per_pass"]
+
+_EMBEDDING = "language_model.model.embed_tokens.weight"
+_FINAL_NORM = "language_model.model.norm.weight"
+_HEAD = "language_model.lm_head.weight"
+# Of hidden states on disk, in two files.
+_SCRATCH_BYTES = 16 << 30
+
+Floats = NDArray[np.float32]
+Rounded = frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDivergences:
+    """KL from the exact model in nats, summed over each answer's positions: [answers] with every layer rounded, and
+    [layers][answers] with one ``alone`` and with all but one, ``without``."""
+
+    everything: tuple[float, ...]
+    alone: tuple[tuple[float, ...], ...]
+    without: tuple[tuple[float, ...], ...]
+
+
+class AnswerSamples:
+    """``Samples``: prompts and the reference's answers as rows, all positions whose successor was said."""
+
+    def __init__(self, checkpoint: Checkpoint, prompts: Prompts, answers: Sequence[ForcedAnswer]) -> None:
+        self._checkpoint, self._prompts, self._answers = checkpoint, prompts, answers
+        self._prompt_lengths = [len(prompts[answer.index].ids) for answer in answers]
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        pairs = zip(self._prompt_lengths, self._answers, strict=True)
+        return [length + answer.positions - 1 for length, answer in pairs]
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """How many of a sample's last rows predict the answer."""
+        return [answer.positions for answer in self._answers]
+
+    def key(self) -> str:
+        return hashlib.sha256("".join(digest_rows(self[index]) for index in range(len(self))).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def __getitem__(self, index: int) -> Floats:
+        answer = self._answers[index]  # an IndexError ends an iteration
+        prompt = self._prompts[answer.index]
+        embedding: NDArray[Any] = self._checkpoint.read(_EMBEDDING)
+        ids = np.concatenate([prompt.ids, np.array(answer.tokens[: answer.positions - 1], np.int32)])
+        virtual = ids >= len(embedding)
+        rows = np.empty((len(ids), embedding.shape[1]), np.float32)
+        rows[~virtual] = embedding[ids[~virtual]].astype(np.float32)
+        rows[virtual] = prompt.rows[ids[virtual] - len(embedding)]
+        return rows
+
+    def release(self) -> None:
+        self._checkpoint.drop_pages(_EMBEDDING)
+
+
+def layer_divergences(
+    checkpoint: Checkpoint,
+    samples: AnswerSamples,
+    calibration: Calibration,
+    *,
+    device: str = "cpu",
+    scratch: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LayerDivergences:
+    """As many passes as ``variants_per_pass`` makes of 2 variants a layer and one more. ``progress`` counts layers of
+    all passes. Errors as ``calibrate``'s."""
+    count = checkpoint.config.decoder.num_layers
+    every = frozenset(range(count))
+    alone: list[Rounded] = [frozenset([layer]) for layer in range(count)]
+    variants = [every, *alone, *(every - one for one in alone)]
+    at_once = variants_per_pass(sum(samples.lengths), checkpoint.config.decoder.hidden_size)
+    groups = [variants[start : start + at_once] for start in range(0, len(variants), at_once)]
+    found: list[tuple[float, ...]] = []
+    with open_ops(device) as ops:
+        for number, group in enumerate(groups):
+
+            def advanced(done: int, _total: int, before: int = number * count) -> None:
+                if progress:
+                    progress(before + done, len(groups) * count)
+
+            found += _one_pass(checkpoint, samples, calibration, ops, device, group, scratch, advanced)
+    return LayerDivergences(found[0], tuple(found[1 : count + 1]), tuple(found[count + 1 :]))
+
+
+def variants_per_pass(num_tokens: int, hidden_size: int) -> int:
+    """Beside the exact model, which goes along in every pass; at least one."""
+    return max(1, _SCRATCH_BYTES // (2 * 4 * hidden_size * num_tokens) - 1)
+
+
+def _one_pass(
+    checkpoint: Checkpoint,
+    samples: AnswerSamples,
+    calibration: Calibration,
+    ops: LayerOps,
+    device: str,
+    variants: Sequence[Rounded],
+    scratch: Path | None,
+    progress: Callable[[int, int], None],
+) -> list[tuple[float, ...]]:
+    together: list[Rounded] = [frozenset(), *variants]
+
+    def work(number: int, layer: DecoderLayer) -> _Variants:
+        amaxes = calibration.layers[number]
+        scales = {kind: group_scales(layer, kind, getattr(amaxes, kind.value)) for kind in GroupKind}
+        rounded = layer.with_rounded(scales)
+        return _Variants([rounded if number in variant else layer for variant in together], len(samples))
+
+    stream = stream_layers(
+        checkpoint,
+        _Repeated(samples, len(together)),
+        ops,
+        work,
+        name="layers",
+        depends_on=(calibration.to_json(), device, str([sorted(variant) for variant in together])),
+        scratch=scratch,
+        progress=progress,
+    )
+    with stream as streamed:
+        rows = _predicting(streamed, samples.positions, samples.lengths)
+        logits = (_logits(checkpoint, ops, one) for one in rows)
+        exact, ends = next(logits), np.cumsum(samples.positions)[:-1]
+        return [tuple(float(part.sum()) for part in np.split(divergence(exact, other), ends)) for other in logits]
+
+
+class _Repeated:
+    """``Samples``: all of them for the first variant, all of them for the second, ..."""
+
+    def __init__(self, samples: AnswerSamples, times: int) -> None:
+        self._samples, self._times = samples, times
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        return list(self._samples.lengths) * self._times
+
+    def key(self) -> str:
+        return f"{self._times} times {self._samples.key()}"
+
+    def __len__(self) -> int:
+        return len(self._samples) * self._times
+
+    def __getitem__(self, index: int) -> Floats:
+        if index >= len(self):
+            raise IndexError
+        return self._samples[index % len(self._samples)]
+
+    def release(self) -> None:
+        self._samples.release()
+
+
+class _Variants:
+    """``LayerWork``: each sample through its variant's form of the layer. Batches come in the samples' order."""
+
+    def __init__(self, layers: Sequence[DecoderLayer], num_samples: int) -> None:
+        self._layers, self._num_samples, self._seen = layers, num_samples, 0
+
+    def run(self, hidden: Any, lengths: Sequence[int]) -> Any:
+        """A batch may end one variant's samples and begin the next one's."""
+        parts, row = [], 0
+        numbers = range(self._seen, self._seen + len(lengths))
+        for variant, group in itertools.groupby(zip(numbers, lengths, strict=True), self._variant):
+            own = [length for _, length in group]
+            parts.append(self._layers[variant].run(hidden[row : row + sum(own)], own))
+            row += sum(own)
+        self._seen += len(lengths)
+        if len(parts) == 1:
+            return parts[0]
+        ops = self._layers[0].ops
+        return ops.put(np.concatenate([ops.get(part) for part in parts]))
+
+    def result(self) -> dict[str, float]:
+        return {}
+
+    def _variant(self, numbered: tuple[int, int]) -> int:
+        return numbered[0] // self._num_samples
+
+
+def _predicting(streamed: Streamed, positions: Sequence[int], lengths: Sequence[int]) -> Iterator[Floats]:
+    """The rows of all answers' positions, variant by variant, from batches that know nothing of either."""
+    rows, batches = np.empty((0, 0), np.float32), streamed.outputs()
+    while True:
+        picked = []
+        for count, length in zip(positions, lengths, strict=True):
+            while len(rows) < length:
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                rows = batch if not len(rows) else np.concatenate([rows, batch])
+            picked.append(rows[length - count : length])
+            rows = rows[length:]
+        yield np.concatenate(picked)
+
+
+def _logits(checkpoint: Checkpoint, ops: LayerOps, rows: Floats) -> Floats:
+    norm, head = (ops.put(checkpoint.read(name)) for name in (_FINAL_NORM, _HEAD))
+    normed = ops.rms_norm(ops.put(rows), norm, checkpoint.config.decoder.norm_eps)
+    return np.asarray(ops.get(ops.linear(normed, head)))
