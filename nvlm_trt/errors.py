@@ -104,6 +104,7 @@ class CancelledError(NvlmError):
 _FAMILIES: dict[str, type[NvlmError]] = {
     "USAGE": UsageError,
     "RECIPE": UsageError,
+    "REPORT": UsageError,
     "EVAL": UsageError,
     "LOAD": UsageError,
     "IMAGE": RequestError,

@@ -19,6 +19,7 @@ from nvlm_trt.cli.explain import explain
 from nvlm_trt.cli.gateway import gateway
 from nvlm_trt.cli.inspect import inspect
 from nvlm_trt.cli.plan import plan
+from nvlm_trt.cli.report import report
 from nvlm_trt.cli.serve import serve
 from nvlm_trt.cli.verify import verify
 from nvlm_trt.errors import NvlmError
@@ -50,5 +51,5 @@ def main() -> None:
     """From an NVLM-D checkpoint to an answer from a Triton server."""
 
 
-for _command in (doctor, inspect, plan, build, verify, explain, serve, gateway, ask, evaluate):
+for _command in (doctor, inspect, plan, build, verify, explain, serve, gateway, ask, evaluate, report):
     main.add_command(_command)

@@ -1,7 +1,8 @@
-"""Reads recipes: one TOML file each, the shipped ones in ``build/recipes``."""
+"""Reads and writes recipes: one TOML file each, the shipped ones in ``build/recipes``."""
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -12,7 +13,7 @@ from nvlm_trt.errors import UsageError
 from nvlm_trt.pipeline.recipe import RecipeDraft
 from nvlm_trt.resources import resource_folder
 
-__all__ = ["read_draft", "recipe_names"]
+__all__ = ["read_draft", "recipe_names", "write_draft"]
 
 _PLACE = re.compile(r"\(at (line \d+, column \d+|end of document)\)")
 
@@ -53,6 +54,21 @@ def read_draft(name: str) -> RecipeDraft:
         return draft
     place = str((file.parent / draft.calibration.set).resolve())
     return draft.model_copy(update={"calibration": draft.calibration.model_copy(update={"set": place})})
+
+
+def write_draft(draft: RecipeDraft) -> str:
+    """TOML that ``read_draft`` reads back as the same draft. Keys that have their default are left out."""
+    data = draft.model_dump(exclude_defaults=True)
+    sections = {key: value for key, value in data.items() if isinstance(value, dict)}
+    lines = [f"{key} = {_toml(value)}" for key, value in data.items() if key not in sections]
+    for name, section in sections.items():
+        lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in section.items() if value is not None)]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    """JSON's texts, numbers, truths and lists are TOML's, but for DEL, which TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _is_key(part: str) -> bool:

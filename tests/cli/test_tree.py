@@ -42,6 +42,7 @@ TREE = {
     },
     "eval score": {"--ground-truth", "--strict", "--json", "--quiet"},
     "eval compare": {"--ground-truth", "--strict", "--json", "--quiet"},
+    "report": {"-o", "--latency", "--choose", "--recipe", "--base", "--json", "--quiet"},
     "eval precisions": {
         *("--data", "-o", "--precision", "--recipe", "--max-tiles", "--annotations", "--pictures", "--limit"),
         *("--max-tokens", "--strict", "--kl-questions", "--layer-questions", "--build", "--threads"),
