@@ -61,6 +61,9 @@ def evaluate() -> None:
 @click.option(
     "--timeout", "timeout_s", type=float, default=300.0, show_default=True, help="Seconds without a sign of life."
 )
+@click.option(
+    "--deployment", "served", type=_FILE, metavar="DIR", help="What the server serves, for the report to join by."
+)
 @output_options
 def run(
     task_name: str,
@@ -69,6 +72,7 @@ def run(
     out: Path,
     annotations: Path | None,
     pictures: Path | None,
+    served: Path | None,
     output: Output,
     **options: Any,
 ) -> None:
@@ -84,7 +88,7 @@ def run(
     from nvlm_trt.evaluate.run import run as ask_all
     from nvlm_trt.evaluate.tasks import find_task
 
-    chosen = RunOptions(**options)
+    chosen = RunOptions(**options, deployment=_deployed(served))
     if chosen.partition >= chosen.num_partitions:
         raise UsageError(
             "E-EVAL-PARTITION", f"There is no part {chosen.partition} of {chosen.num_partitions}.", "Count from 0."
@@ -136,6 +140,8 @@ def score(task_name: str, out: Path, truth_file: Path | None, strict: bool, outp
     rows = [row for row in published() if task.column in row.scores]
     beside = [{"model": row.model, "source": row.source, "score": row.scores[task.column]} for row in rows]
     data = {**result.to_json(), "column": task.column, "published": beside, "merged": merged.name}
+    if answers.deployment is not None:
+        data["deployment"] = answers.deployment
     output.result(data, score_text(result, task.column, rows))
 
 
@@ -158,6 +164,14 @@ def compare(run_a: Path, run_b: Path, task_name: str, truth_file: Path | None, s
     a, b = (read_answers(task, out, truth_file) for out in (run_a, run_b))
     result = judge(task, a, b, Rules(strict=strict))
     output.result(result.to_json(), comparison_text(result))
+
+
+def _deployed(folder: Path | None) -> dict[str, Any] | None:
+    if folder is None:
+        return None
+    from nvlm_trt.load.circumstances import deployed
+
+    return deployed(folder).model_dump(mode="json")
 
 
 evaluate.add_command(precisions)

@@ -32,7 +32,10 @@ _BUSY_WAITS_S = (0.2, 0.5, 1, 2, 4, 8, 8, 8)
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """``partition`` counts from 0. ``limit`` asks only the first questions. ``max_tokens`` None is the task's own."""
+    """``partition`` counts from 0. ``limit`` asks only the first questions. ``max_tokens`` None is the task's own.
+
+    ``deployment`` says what the server serves, as ``load.result.Deployed`` has it: a report joins results by it.
+    """
 
     concurrency: int = 8
     max_tokens: int | None = None
@@ -43,6 +46,7 @@ class RunOptions:
     num_partitions: int = 1
     limit: int | None = None
     timeout_s: float = 300.0
+    deployment: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ def run(task: Task, data: DataSet, url: str, out: Path, options: RunOptions, rep
             no_answer=options.no_answer,
             seed=options.seed,
             num_partitions=options.num_partitions,
+            deployment=options.deployment,
         ),
     )
     with (

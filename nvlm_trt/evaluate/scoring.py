@@ -21,11 +21,13 @@ __all__ = ["Answers", "Comparison", "Score", "compare", "read_answers", "score",
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """``records`` each once, in the files' order; ``expected`` is how many there should be, if that is known."""
+    """``records`` each once, in the files' order; ``expected`` is how many there should be, if that is known, and
+    ``deployment`` what answered, if the run was told."""
 
     records: tuple[Record, ...]
     duplicates: int
     expected: int | None
+    deployment: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,14 @@ def read_answers(task: Task, out: Path, truth_file: Path | None = None) -> Answe
             records.setdefault(record["sample_id"], record)
     if not records:
         raise missing_data(f"{files[0].name} holds no answers.", "Run the task again.")
-    return Answers(tuple(records.values()), count - len(records), _expected(out, task))
+    settings = _settings(out, task)
+    expected = settings.get("num_samples")
+    return Answers(
+        tuple(records.values()),
+        count - len(records),
+        expected if isinstance(expected, int) else None,
+        settings.get("deployment"),
+    )
 
 
 def write_merged(task: Task, out: Path, answers: Answers) -> Path:
@@ -180,8 +189,10 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
-def _expected(out: Path, task: Task) -> int | None:
+def _settings(out: Path, task: Task) -> Mapping[str, Any]:
+    """What a run left beside its answers; nothing for files of the reference scripts."""
     try:
-        return int(json.loads(settings_file(out, task.name).read_text(encoding="utf-8"))["num_samples"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        settings = json.loads(settings_file(out, task.name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}

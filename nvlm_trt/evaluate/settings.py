@@ -18,7 +18,7 @@ __all__ = ["RunSettings", "keep_settings", "keep_values", "settings_file"]
 @dataclass(frozen=True, slots=True)
 class RunSettings:
     """``first_line``: cut answers after their first line, as the release's first script did. ``answered_by`` is a hash
-    of the engines' files where the run has them at hand; a server does not tell."""
+    of the engines' files where the run has them at hand; ``deployment`` is what the user says the server serves."""
 
     task: str
     num_samples: int
@@ -29,6 +29,7 @@ class RunSettings:
     seed: int
     num_partitions: int
     answered_by: str = ""
+    deployment: Mapping[str, Any] | None = None
 
 
 def settings_file(out: Path, task: str) -> Path:
@@ -37,7 +38,7 @@ def settings_file(out: Path, task: str) -> Path:
 
 def keep_settings(out: Path, settings: RunSettings) -> None:
     """Write them, or compare with those of the run that is gone on with. Raises ``UsageError`` E-EVAL-MIXED."""
-    now = {key: value for key, value in asdict(settings).items() if value != ""}
+    now = {key: value for key, value in asdict(settings).items() if value not in ("", None)}
     keep_values(settings_file(out, settings.task), now)
 
 

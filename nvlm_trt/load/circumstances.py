@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -33,7 +34,7 @@ def circumstances(server: str | None = None) -> Circumstances:
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         packages={name: found for name in _PACKAGES if (found := _version(name))},
-        command=f"python {' '.join(sys.argv)}",
+        command=_command(),
         server=server,
     )
 
@@ -53,10 +54,17 @@ def deployed(folder: Path, checkpoint: Path | None = None) -> Deployed:
         decoder_exclude=recipe.decoder.exclude,
         vision_engine=recipe.vision.engine,
         vision_precision=_precision(recipe.vision.quantization, recipe.vision.dtype),
-        max_tiles=config.tiling.max_tiles,
+        max_tiles=config.limited(recipe.prompt.max_tiles).tiling.max_tiles,
         tile_size=config.tiling.tile_size,
         max_batch_size=recipe.decoder.max_batch_size,
     )
+
+
+def _command() -> str:
+    """As it was typed, without where the program lies."""
+    program, *words = sys.argv
+    own = Path(program).name in ("nvlm-trt", "__main__.py")
+    return shlex.join(["nvlm-trt", *words] if own else ["python", program, *words])
 
 
 def _precision(quantization: str, dtype: str) -> str:

@@ -38,7 +38,17 @@ TREE = {
     "eval": set(),
     "eval run": {
         *("--data", "--server", "-o", "--annotations", "--pictures", "--concurrency", "--max-tokens", "--first-line"),
-        *("--no-answer", "--seed", "--partitions", "--partition", "--limit", "--timeout", "--json", "--quiet"),
+        *(
+            "--no-answer",
+            "--seed",
+            "--partitions",
+            "--partition",
+            "--limit",
+            "--timeout",
+            "--deployment",
+            "--json",
+            "--quiet",
+        ),
     },
     "eval score": {"--ground-truth", "--strict", "--json", "--quiet"},
     "eval compare": {"--ground-truth", "--strict", "--json", "--quiet"},

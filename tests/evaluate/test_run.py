@@ -23,6 +23,8 @@ from nvlm_trt.cli import main
 from nvlm_trt.deploy.server import TritonServer
 from nvlm_trt.evaluate.asking import in_parallel
 from nvlm_trt.evaluate.output_file import OutputFile
+from nvlm_trt.report.findings import find_results
+from nvlm_trt.report.points import accuracies
 from tests.evaluate.data_sets import write
 
 ROOT = Path(__file__).parents[2]
@@ -198,6 +200,20 @@ def flaky(server: TritonServer) -> Iterator[Flaky]:
     yield door
     door.shutdown()
     door.server_close()
+
+
+def test_a_run_that_was_told_what_answers_can_be_joined_with_its_latencies(data, server, deployment, tmp_path):
+    out = tmp_path / "told"
+    assert run(data, server.grpc_url, out, "--deployment", deployment, "--limit", 2).exit_code == 0
+    scored = tmp_path / "score.json"
+    scored.write_text(nvlm("eval", "score", "TextVQA", out, "--json").stdout)
+    found = find_results(tmp_path)
+    (accuracy,) = accuracies(found)
+    assert accuracy.configuration is not None
+    assert accuracy.configuration.name == "fp8,tiles=6"
+    assert accuracy.task == "TextVQA"
+    again = run(data, server.grpc_url, out, "--limit", 2)
+    assert (again.exit_code, "E-EVAL-MIXED" in again.stderr) == (2, True)
 
 
 def test_a_server_that_dies_in_the_middle_ends_the_run_and_what_was_answered_stays(
