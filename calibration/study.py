@@ -4,11 +4,11 @@
 
 For each tile limit `nvlm-trt eval precisions` asks the task's questions at every precision. For each precision a
 deployment is built, and `calibration/latency.py` puts load on it at each tile limit. What is done is kept: the same
-command goes on where it was, and measures again where a load had no valid run. Every command is printed before it runs, so that any of them can be run by hand, or on
-another machine; the report takes whatever result files lie below OUT.
+command goes on where it was, and measures again where a load had no valid run. Every command is printed before it
+runs, so that any can be run by hand, or elsewhere; the report takes whatever result files lie below OUT.
 
-A production recipe is measured in two halves: accuracy with `eval run --deployment`, latency with this script's second
-half by hand, because precisions are compared on the embedded engine only (docs/precision.md).
+For TensorRT-LLM's engines accuracy comes from `eval run --deployment` and latency from `latency.py --deployment`, by
+hand, because precisions are compared on the embedded engine (docs/report.md).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main(
 
 
 def _varied(draft: RecipeDraft, precision: DecoderPrecision, tiles: int) -> RecipeDraft:
-    """The recipe keeps its name: a report finds the shipped one by it. An FP8 cache is forced: it is what is measured."""
+    """The recipe keeps its name, by which a report finds it. An FP8 cache is forced: it is what is measured."""
     data = draft.model_dump()
     data["decoder"] |= {
         "quantization": precision.quantization,

@@ -28,7 +28,8 @@ _TRUTH = click.option(
 
 @click.group(name="eval")
 def evaluate() -> None:
-    """Measure accuracy: MMMU, MathVista, OCRBench, AI2D, ChartQA, DocVQA, TextVQA, RealWorldQA, VQAv2, captioning."""
+    """Measure accuracy on MMMU, MathVista, OCRBench, AI2D, ChartQA, DocVQA, TextVQA, RealWorldQA, VQAv2, captioning, or
+    questions of your own."""
 
 
 @evaluate.command()

@@ -1,0 +1,55 @@
+"""The study's commands, without running them: each with each, and what is measured is not measured again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from calibration.study import main
+from nvlm_trt.resources import resource_folder
+from tests.report.samples import measurement, put, study
+
+MODEL = str(resource_folder("calibration") / "mini")
+
+
+def commands(out: Path, *more: str) -> list[str]:
+    words = [MODEL, "own", "--data", "exam", "-o", str(out), "--dry-run", "--tiles", "1", "--tiles", "6", *more]
+    done = CliRunner().invoke(main, words)
+    assert (done.exit_code, done.stdout) == (0, "")
+    return [line.removeprefix("$ python ") for line in done.stderr.splitlines()]
+
+
+def test_every_precision_meets_every_tile_limit_and_load(tmp_path):
+    told = commands(tmp_path, "--precision", "bf16", "--precision", "fp8,exclude=*.layers.0.*", "--clients", "3")
+    asked = [line for line in told if " eval precisions " in line]
+    assert [line.partition("--max-tiles ")[2].split()[0] for line in asked] == ["1", "6"]
+    assert all("--precision bf16 --precision 'fp8,exclude=*.layers.0.*'" in line for line in asked)
+    loads = [line for line in told if "latency.py run" in line]
+    assert len(loads) == len([line for line in told if " build " in line]) == 4
+    assert all("--clients 3" in line for line in loads)
+    assert told[-1].startswith("-m nvlm_trt report")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_kept_unless_a_load_had_no_valid_run(tmp_path):
+    for tiles in (1, 6):
+        put(tmp_path / f"tiles-{tiles}" / "precisions.json", study(tiles, {"bf16": 5, "fp8": 5}).dump())
+        put(tmp_path / f"tiles-{tiles}" / "latency-fp8.json", measurement("fp8", tiles, {1: 9}).dump())
+    assert len(commands(tmp_path, "--precision", "fp8")) == 1
+    file = tmp_path / "tiles-6" / "latency-fp8.json"
+    data = json.loads(file.read_text())
+    data["points"][0]["summary"] = {}
+    file.write_text(json.dumps(data))
+    again = commands(tmp_path, "--precision", "fp8")
+    assert [line.split()[1 if "latency.py" in line else 2] for line in again] == ["build", "run", "report"]
+
+
+@pytest.mark.parametrize("words", [["--precision", "int8"], ["--recipe", "nowhere"]])
+def test_what_cannot_be_meant_is_refused_first(tmp_path, words):
+    done = CliRunner().invoke(main, [MODEL, "own", "--data", "exam", "-o", str(tmp_path / "out"), *words])
+    assert done.exit_code == 1
+    assert "Error: E-" in done.stderr
+    assert not (tmp_path / "out").exists()
