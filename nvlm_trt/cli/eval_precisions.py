@@ -81,8 +81,9 @@ def precisions(
     from nvlm_trt.evaluate.tasks import find_task
     from nvlm_trt.plan.resolve import load_recipe
     from nvlm_trt.precision.cost import study_cost
+    from nvlm_trt.precision.options import StudyOptions
     from nvlm_trt.precision.spec import parse_precisions
-    from nvlm_trt.precision.study import RESULT_FILE, StudyOptions, run_study
+    from nvlm_trt.precision.study import RESULT_FILE, run_study
 
     task, chosen = find_task(task_name), StudyOptions(**options)
     checkpoint = open_checkpoint(model)

@@ -40,10 +40,8 @@ def study_text(study: PrecisionStudy) -> str:
     )
     lines = [head, "", f"{'precision':{_WIDTH}} {'score':22} {'difference':22} better, worse"]
     lines += map(_score_line, study.precisions)
-    lines += [
-        "",
-        f"{'against ' + study.precisions[0].name:{_WIDTH}} equal answers    same tokens, forced       KL in nats",
-    ]
+    against = f"against {study.precisions[0].name}"
+    lines += ["", f"{against:{_WIDTH}} equal, else tokens shared  same tokens, forced       KL in nats"]
     lines += [f"{one.name:{_WIDTH}} {_agreement_text(one.agreement)}" for one in study.precisions[1:] if one.agreement]
     if study.layers is not None:
         lines += ["", *_layer_lines(study.layers)]
@@ -58,8 +56,9 @@ def _score_line(one: PrecisionResult) -> str:
 
 
 def _agreement_text(agreement: Agreement) -> str:
-    equal = f"{agreement.equal:,} of {agreement.questions:,}"
-    return f"{equal:16} {_shown(agreement.same, '.2f') + ' %':25} {_shown(agreement.kl, '.2g')}"
+    shared = agreement.shared_tokens
+    equal = f"{agreement.equal:,} of {agreement.questions:,}" + ("" if shared is None else f", {shared:.1f}")
+    return f"{equal:26} {_shown(agreement.same, '.2f') + ' %':25} {_shown(agreement.kl, '.2g')}"
 
 
 def _layer_lines(layers: Layers) -> Iterator[str]:

@@ -10,7 +10,6 @@ variants as the disk has room for, and a killed pass goes on at its layer.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,15 +25,12 @@ from nvlm_trt.decoder.layer import DecoderLayer
 from nvlm_trt.decoder.layer_ops import LayerOps, open_ops
 from nvlm_trt.decoder.layer_stream import Streamed, stream_layers
 from nvlm_trt.decoder.linear_groups import GroupKind
-from nvlm_trt.decoder.sample_source import digest_rows
 from nvlm_trt.decoder.sensitivity import group_scales
+from nvlm_trt.precision.answer_samples import AnswerSamples, Repeated
 from nvlm_trt.precision.divergence import divergence
-from nvlm_trt.precision.forcing import ForcedAnswer
-from nvlm_trt.precision.prompts import Prompts
 
-__all__ = ["AnswerSamples", "LayerDivergences", "layer_divergences", "variants_per_pass"]
+__all__ = ["LayerDivergences", "layer_divergences", "variants_per_pass"]
 
-_EMBEDDING = "language_model.model.embed_tokens.weight"
 _FINAL_NORM = "language_model.model.norm.weight"
 _HEAD = "language_model.lm_head.weight"
 # Of hidden states on disk, in two files.
@@ -52,44 +48,6 @@ class LayerDivergences:
     everything: tuple[float, ...]
     alone: tuple[tuple[float, ...], ...]
     without: tuple[tuple[float, ...], ...]
-
-
-class AnswerSamples:
-    """``Samples``: prompts and the reference's answers as rows, all positions whose successor was said."""
-
-    def __init__(self, checkpoint: Checkpoint, prompts: Prompts, answers: Sequence[ForcedAnswer]) -> None:
-        self._checkpoint, self._prompts, self._answers = checkpoint, prompts, answers
-        self._prompt_lengths = [len(prompts[answer.index].ids) for answer in answers]
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        pairs = zip(self._prompt_lengths, self._answers, strict=True)
-        return [length + answer.positions - 1 for length, answer in pairs]
-
-    @property
-    def positions(self) -> Sequence[int]:
-        """How many of a sample's last rows predict the answer."""
-        return [answer.positions for answer in self._answers]
-
-    def key(self) -> str:
-        return hashlib.sha256("".join(digest_rows(self[index]) for index in range(len(self))).encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self._answers)
-
-    def __getitem__(self, index: int) -> Floats:
-        answer = self._answers[index]  # an IndexError ends an iteration
-        prompt = self._prompts[answer.index]
-        embedding: NDArray[Any] = self._checkpoint.read(_EMBEDDING)
-        ids = np.concatenate([prompt.ids, np.array(answer.tokens[: answer.positions - 1], np.int32)])
-        virtual = ids >= len(embedding)
-        rows = np.empty((len(ids), embedding.shape[1]), np.float32)
-        rows[~virtual] = embedding[ids[~virtual]].astype(np.float32)
-        rows[virtual] = prompt.rows[ids[virtual] - len(embedding)]
-        return rows
-
-    def release(self) -> None:
-        self._checkpoint.drop_pages(_EMBEDDING)
 
 
 def layer_divergences(
@@ -146,7 +104,7 @@ def _one_pass(
 
     stream = stream_layers(
         checkpoint,
-        _Repeated(samples, len(together)),
+        Repeated(samples, len(together)),
         ops,
         work,
         name="layers",
@@ -159,31 +117,6 @@ def _one_pass(
         logits = (_logits(checkpoint, ops, one) for one in rows)
         exact, ends = next(logits), np.cumsum(samples.positions)[:-1]
         return [tuple(float(part.sum()) for part in np.split(divergence(exact, other), ends)) for other in logits]
-
-
-class _Repeated:
-    """``Samples``: all of them for the first variant, all of them for the second, ..."""
-
-    def __init__(self, samples: AnswerSamples, times: int) -> None:
-        self._samples, self._times = samples, times
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        return list(self._samples.lengths) * self._times
-
-    def key(self) -> str:
-        return f"{self._times} times {self._samples.key()}"
-
-    def __len__(self) -> int:
-        return len(self._samples) * self._times
-
-    def __getitem__(self, index: int) -> Floats:
-        if index >= len(self):
-            raise IndexError
-        return self._samples[index % len(self._samples)]
-
-    def release(self) -> None:
-        self._samples.release()
 
 
 class _Variants:

@@ -67,6 +67,12 @@ class Agreement(_Form):
     largest_kl: float
     largest_kl_of: int | str
 
+    @property
+    def shared_tokens(self) -> float | None:
+        """Before answers part, on average over those that do."""
+        parted = sum(self.first_difference.values())
+        return sum(place * count for place, count in self.first_difference.items()) / parted if parted else None
+
 
 class PrecisionResult(_Form):
     """``name`` is what ``--precision`` takes; ``quantization``, ``kv_cache`` and ``exclude`` are a recipe's words."""

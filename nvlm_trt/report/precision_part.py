@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nvlm_trt.evaluate.score_file import ScoreFile
 from nvlm_trt.precision.result import Agreement, Layers, PrecisionStudy
-from nvlm_trt.report.markup import Markup, tag
+from nvlm_trt.report.markup import Markup, join, tag
 from nvlm_trt.report.palette import Palette, shown_tiles
 from nvlm_trt.report.plots import Whisker, layer_bars, whiskers
 from nvlm_trt.report.points import Accuracy
@@ -81,7 +81,9 @@ def _precision_rows(study: PrecisionStudy) -> Iterator[Row]:
 def _agreement_cells(agreement: Agreement | None) -> list[object]:
     if agreement is None:
         return ["–", "–", "–"]
-    equal = f"{agreement.equal:,} of {agreement.questions:,}"
+    shared = agreement.shared_tokens
+    parted = () if shared is None else (" ", tag("small", f"others part after {shared:.1f}"))
+    equal = join([f"{agreement.equal:,} of {agreement.questions:,}", parted])
     return [equal, figure_cell(agreement.same, ".2f"), figure_cell(agreement.kl)]
 
 

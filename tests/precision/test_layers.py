@@ -13,9 +13,10 @@ from nvlm_trt.decoder.calibration import calibrate
 from nvlm_trt.decoder.linear_groups import all_groups, exclude_modules
 from nvlm_trt.decoder.trtllm_checkpoint import write_trtllm_checkpoint
 from nvlm_trt.precision import layers
+from nvlm_trt.precision.answer_samples import AnswerSamples
 from nvlm_trt.precision.divergence import divergence
 from nvlm_trt.precision.forcing import ForcedAnswer
-from nvlm_trt.precision.layers import AnswerSamples, layer_divergences
+from nvlm_trt.precision.layers import layer_divergences
 from nvlm_trt.precision.prompts import Prompts, StoredPrompt
 from nvlm_trt.reference.decoder import ReferenceDecoder
 
