@@ -32,9 +32,9 @@ def exam(tmp_path_factory):
     return folder
 
 
-def command(exam: Path, out: Path, *more: str) -> list[str]:
+def command(exam: Path, out: Path, *more: str, names: tuple[str, ...] = PRECISIONS) -> list[str]:
     model = str(resource_folder("calibration") / "mini")
-    named = [word for name in PRECISIONS for word in ("--precision", name)]
+    named = [word for name in names for word in ("--precision", name)]
     sizes = ["--layer-questions", "3", "--kl-questions", "6", "--threads", "1"]
     return ["eval", "precisions", model, "own", "--data", str(exam), "-o", str(out), *named, *sizes, "--quiet", *more]
 
@@ -102,7 +102,8 @@ def test_the_text_has_every_precision_and_layer(exam, out):
 
 def test_a_killed_study_goes_on_and_ends_with_the_same_bytes(exam, out, tmp_path):
     again = tmp_path / "again"
-    words = command(exam, again, "--build", str(out / "build"))
+    shutil.copytree(out / "build", tmp_path / "build")
+    words = command(exam, again, "--build", str(tmp_path / "build"), names=PRECISIONS[:2])
     running = subprocess.Popen([sys.executable, "-m", "nvlm_trt", *words], stdout=subprocess.DEVNULL)
     answers = again / "fp8-own-dprank=0-partition=0.jsonl"
     deadline_s = time.monotonic() + 60
@@ -117,17 +118,22 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_bytes(exam, out, tmp_path
     for name in ("prompts/rows.f32", "forced/fp8.json", answers.name, "bf16-own-dprank=0-partition=0.jsonl"):
         assert (again / name).read_bytes() == (out / name).read_bytes(), name
     whole, resumed = (json.loads((folder / "precisions.json").read_text()) for folder in (out, again))
-    assert {**resumed, "circumstances": None} == {**whole, "circumstances": None}
+    different = {"circumstances": None, "precisions": None}
+    assert {**resumed, **different} == {**whole, **different}
+    assert resumed["precisions"] == whole["precisions"][:2]
 
 
 def test_fewer_tiles_are_another_study(exam, out, tmp_path):
     refused = CliRunner().invoke(main, command(exam, out, "--max-tiles", "1"))
     assert refused.exit_code == 2
     assert "E-EVAL-MIXED" in refused.stderr
-    words = command(exam, tmp_path, "--max-tiles", "1", "--build", str(out / "build"), "--limit", "4")
+    shutil.copytree(out / "build", tmp_path / "build")
+    few = ["--max-tiles", "1", "--limit", "4", "--layer-questions", "0"]
+    words = command(exam, tmp_path, *few, names=PRECISIONS[:2])
     assert CliRunner().invoke(main, words, catch_exceptions=False).exit_code == 0
     study = load_study(tmp_path / "precisions.json")
-    assert (study.tiles, study.model.max_tiles) == (1, 1)
+    assert (study.tiles, study.model.max_tiles, study.layers) == (1, 1, None)
+    assert len(list((tmp_path / "build" / "decoder").glob("*/rank0.safetensors"))) == 2
 
 
 def test_what_it_takes_is_said_before(exam, tmp_path):
