@@ -51,7 +51,7 @@ def open_decoder(
     checkpoint_folder: str | Path,
     limits: Limits,
     *,
-    runner: str = "onnxruntime",
+    runner: str = "cpu",
     max_seq_len: int,
     quantize_activations: bool = True,
     threads: int | None = None,

@@ -37,14 +37,26 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
+# Each form, and in ONNX Runtime's graph those that change it.
+CASES = [*(("compiled", form) for form in FORMS), ("onnxruntime", "fp8 cache"), ("onnxruntime", "some linears kept")]
+
+
 @pytest.mark.parametrize("quantize", [False, True])
-@pytest.mark.parametrize("form", FORMS)
-def test_the_exporters_checkpoint_gives_the_references_answers(checkpoint, calibration, tmp_path, form, quantize):
+@pytest.mark.parametrize(("runner", "form"), CASES)
+def test_the_exporters_checkpoint_gives_the_references_answers(
+    checkpoint, calibration, tmp_path, runner, form, quantize
+):
     write_trtllm_checkpoint(checkpoint, calibration, tmp_path, **FORMS[form])
     decoder = checkpoint.config.decoder
     prompts = decoder_prompts(6, 60, decoder.vocab_size, decoder.hidden_size)
     engine = EmbeddedEngine(
-        tmp_path, max_batch_size=4, max_seq_len=512, max_num_tokens=260, quantize_activations=quantize, threads=1
+        tmp_path,
+        runner=runner,
+        max_batch_size=4,
+        max_seq_len=512,
+        max_num_tokens=260,
+        quantize_activations=quantize,
+        threads=1,
     )
     tokens = answers(engine, prompts, 12)
     engine.close()

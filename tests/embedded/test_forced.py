@@ -35,7 +35,7 @@ def followed(folder, prompts, tokens, runner, limits=LIMITS):
     return list(forced_logits(pool, limits, asked))
 
 
-@pytest.mark.parametrize("runner", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("runner", ["compiled", "onnxruntime", "torch"])
 def test_an_engines_own_answer_meets_the_logits_it_was_taken_from(folder, prompts, runner):
     engine = EmbeddedEngine(
         folder, runner=runner, max_batch_size=3, max_seq_len=256, max_num_tokens=64, chunk=32, threads=1
@@ -47,11 +47,12 @@ def test_an_engines_own_answer_meets_the_logits_it_was_taken_from(folder, prompt
     assert [rows[:-1].argmax(axis=1).tolist() for rows in found] == tokens
 
 
-def test_a_strangers_answer_is_followed_as_the_reference_follows_it_and_company_does_not_show(folder, prompts):
+@pytest.mark.parametrize("runner", ["compiled", "onnxruntime"])
+def test_a_strangers_answer_is_followed_as_the_reference_follows_it_and_company_does_not_show(folder, prompts, runner):
     rng = np.random.default_rng(0)
     tokens = [rng.integers(0, 512, length).tolist() for length in (0, 1, 5, 9, 2)]
-    together = followed(folder, prompts, tokens, "onnxruntime")
-    alone = followed(folder, prompts, tokens, "onnxruntime", Limits(1, 64, chunk=32))
+    together = followed(folder, prompts, tokens, runner)
+    alone = followed(folder, prompts, tokens, runner, Limits(1, 64, chunk=32))
     assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))
     reference = ReferenceDecoder(folder)
     for (ids, table), given, rows in zip(prompts, tokens, together, strict=True):

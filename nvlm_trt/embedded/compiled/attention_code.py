@@ -31,8 +31,8 @@ class AttentionWriter:
         self._head_bytes = self._config.head_dim * FLOAT
 
     def write_append(self) -> None:
-        """``append(row, position, block, cosines, sines, scale)``: one row's keys, rotated, and values; ``block`` is the
-        address of the layer's part of it. With a scale they are what e4m3 under it would have kept of them.
+        """``append(row, position, block, cosines, sines, scale)``: one row's keys, rotated, and values; ``block`` is
+        the address of the layer's part of it. With a scale they are what e4m3 under it would have kept of them.
         """
         w, config, layout = self._w, self._config, self._layout
         heads_bytes = config.num_heads * self._head_bytes
@@ -57,8 +57,9 @@ class AttentionWriter:
                 )  # fmt: skip
                 for channel in range(0, config.head_dim, self._half_lanes):
                     panel_of, column_of = divmod(channel, w.columns)
-                    values = w.load_floats(w.at(values_from, channel * FLOAT), self._half_lanes)
-                    w.store(self._kept(values, scale), w.at(target, panel_of * BLOCK * w.columns * FLOAT, column_of * FLOAT))
+                    exact = w.load_floats(w.at(values_from, channel * FLOAT), self._half_lanes)
+                    values = self._kept(exact, scale)
+                    w.store(values, w.at(target, panel_of * BLOCK * w.columns * FLOAT, column_of * FLOAT))
 
     def write_attend(self) -> None:
         """``attend(tile, head, ...)``: a tile's queries of one key head; the results, rounded, go to ``given``. What
