@@ -14,7 +14,7 @@ flock 9
 say() { printf 'bootstrap: %s\n' "$*" >&2; }
 
 # The folder's name counts: an environment that was moved still points at where it was made.
-key=$( { pwd; cat pyproject.toml constraints.txt; } | sha256sum | cut -c1-16)
+key=$( { pwd; cat pyproject.toml constraints.txt scripts/fetch_tools.py; } | sha256sum | cut -c1-16)
 [ -e ".venv/stamp-$want-$key" ] && exit 0
 
 find_python() {
@@ -97,6 +97,7 @@ say "installing Python packages into .venv for \"$want\" (once; a few minutes, d
 rm -f .venv/stamp-*
 # By the environment and not by an option, because so the constraints reach isolated builds too.
 PIP_CONSTRAINT=constraints.txt .venv/bin/python -m pip install -qq -e ".[$want]"
+[ "$want" != dev ] || .venv/bin/python scripts/fetch_tools.py .venv/tools
 touch ".venv/stamp-$want-$key"
 # Whatever the demo needs, the tests need too.
 [ "$want" != dev ] || touch ".venv/stamp-serve-$key"
