@@ -9,6 +9,8 @@ positions in order, and what it may not see weighs 0: its bits are those it woul
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nvlm_trt.embedded.compiled.layout import BLOCK, TILE, Layout, offset
@@ -90,14 +92,15 @@ class AttentionWriter:
             length = b.add(b.add(start, b.udiv(b.sub(b.add(query, count), w.size(1)), group)), w.size(1))
             num_blocks = w.pieces(length, BLOCK)
             table_at = w.at(tables, (table, 4))
-            self._score(num_blocks, table_at, w.at(cache, (head, layout.keys_bytes)), count, queries, scores)
+            values = w.at(cache, self._config.num_kv_heads * layout.keys_bytes, (head, layout.values_bytes))
+            keys = w.at(cache, (head, layout.keys_bytes))
+            self._score(_Blocks(w, layout, table_at, num_blocks, keys, values), count, queries, scores)
             with w.loop(count) as one:
                 row, _ = of(one.index)
                 sees = b.add(b.add(start, row), w.size(1))
                 total = self._weigh(w.at(scores, (one.index, layout.row_bytes)), sees, num_blocks)
                 w.store(total, w.at(weights, (one.index, FLOAT)))
-            values = w.at(cache, self._config.num_kv_heads * layout.keys_bytes, (head, layout.values_bytes))
-            self._mix(num_blocks, length, table_at, values, count, scores, mixed)
+            self._mix(_Blocks(w, layout, table_at, num_blocks, values, values), length, count, scores, mixed)
             with w.loop(count) as one:
                 row, channels = of(one.index)
                 self._give(
@@ -135,17 +138,16 @@ class AttentionWriter:
         for channel, values in self._rotated(source, position, cosines, sines):
             w.store(w.b.fmul(values, scale), w.at(target, channel * FLOAT))
 
-    def _score(self, num_blocks: Any, table: Any, keys: Any, count: Any, queries: Any, scores: Any) -> None:
+    def _score(self, blocks: _Blocks, count: Any, queries: Any, scores: Any) -> None:
         w, layout = self._w, self._layout
         panel_bytes = self._config.head_dim * w.columns * FLOAT
-        with w.loop(num_blocks) as block:
-            block_at = w.at(keys, (w.load_size(w.at(table, (block.index, 4))), layout.block_bytes))
-            scores_at = w.at(scores, (block.index, BLOCK * FLOAT))
+        with blocks.loop() as (block, keys, ahead):
+            scores_at = w.at(scores, (block, BLOCK * FLOAT))
             self._clear(count, scores_at, layout.row_bytes, BLOCK)
             for panel in range(BLOCK // w.columns):
                 self._products.tile(
-                    _FLOAT32, count, queries, w.at(block_at, panel * panel_bytes), self._config.head_dim,
-                    w.at(scores_at, panel * w.columns * FLOAT), layout.row_bytes,
+                    _FLOAT32, count, queries, w.at(keys, panel * panel_bytes), self._config.head_dim,
+                    w.at(scores_at, panel * w.columns * FLOAT), layout.row_bytes, w.at(ahead, panel * panel_bytes),
                 )  # fmt: skip
 
     def _weigh(self, scores: Any, sees: Any, num_blocks: Any) -> Any:
@@ -171,17 +173,17 @@ class AttentionWriter:
             vector.carried[0] = b.fadd(vector.carried[0], weights)
         return w.sum(vector.carried[0])
 
-    def _mix(self, num_blocks: Any, length: Any, table: Any, values: Any, count: Any, weights: Any, mixed: Any) -> None:
+    def _mix(self, blocks: _Blocks, length: Any, count: Any, weights: Any, mixed: Any) -> None:
         w, b, layout = self._w, self._w.b, self._layout
         self._clear(count, mixed, self._mixed_bytes, layout.padded(self._config.head_dim))
-        with w.loop(num_blocks) as block:
-            block_at = w.at(values, (w.load_size(w.at(table, (block.index, 4))), layout.block_bytes))
-            positions = w.smaller(b.sub(length, b.mul(block.index, w.size(BLOCK))), w.size(BLOCK))
+        panel_bytes = BLOCK * w.columns * FLOAT
+        with blocks.loop() as (block, values, ahead):
+            positions = w.smaller(b.sub(length, b.mul(block, w.size(BLOCK))), w.size(BLOCK))
             for panel in range(layout.padded(self._config.head_dim) // w.columns):
                 self._products.tile(
-                    _FLOAT32, count, w.at(weights, (block.index, BLOCK * FLOAT)),
-                    w.at(block_at, panel * BLOCK * w.columns * FLOAT), positions,
-                    w.at(mixed, panel * w.columns * FLOAT), self._mixed_bytes,
+                    _FLOAT32, count, w.at(weights, (block, BLOCK * FLOAT)),
+                    w.at(values, panel * panel_bytes), positions,
+                    w.at(mixed, panel * w.columns * FLOAT), self._mixed_bytes, w.at(ahead, panel * panel_bytes),
                 )  # fmt: skip
 
     def _give(self, mixed: Any, weight: Any, quantise: Any, target: Any) -> None:
@@ -197,3 +199,28 @@ class AttentionWriter:
         with w.loop(rows) as row:
             for column in range(0, width, w.lanes):
                 w.store(w.number(0), w.at(address, (row.index, row_bytes), column * FLOAT))
+
+
+class _Blocks:
+    """A sequence's blocks, of keys or of values: ``table`` [count] at ``base``; behind the last comes the first at
+    ``after``.
+    """
+
+    def __init__(self, w: VectorWriter, layout: Layout, table: Any, count: Any, base: Any, after: Any) -> None:
+        self._w, self._block_bytes = w, layout.block_bytes
+        self._table, self._count, self._base, self._after = table, count, base, after
+
+    @contextmanager
+    def loop(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Each one's number, its address, and the address of what is read after it."""
+        w, b = self._w, self._w.b
+        with w.loop(self._count) as block:
+            following = b.add(block.index, w.size(1))
+            is_last = b.icmp_signed("==", following, self._count)
+            following = b.select(is_last, w.size(0), following)
+            base = b.select(is_last, self._after, self._base)
+            yield block.index, self._at(self._base, block.index), self._at(base, following)
+
+    def _at(self, base: Any, number: Any) -> Any:
+        block = self._w.load_size(self._w.at(self._table, (number, 4)))
+        return self._w.at(base, (block, self._block_bytes))

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from nvlm_trt.embedded.compiled.product_code import PIECE
-from nvlm_trt.embedded.compiled.vector_writer import FLOAT, VectorWriter
+from nvlm_trt.embedded.compiled.vector_writer import FLOAT, LINE, VectorWriter
 from nvlm_trt.model.config import DecoderConfig
 
-__all__ = ["BLOCK", "LAYER", "LINE", "LINEAR", "STEP", "TILE", "Layout", "offset"]
+__all__ = ["BLOCK", "LAYER", "LINEAR", "STEP", "TILE", "Layout", "offset"]
 
 BLOCK = 32  # positions in a block of the pool
-LINE = 64  # bytes of a cache line
 
 # A matrix: its panels' address, whether they are e4m3; what sums are multiplied with; what its input is divided by
 # before it is rounded to e4m3, or 0 where it is not.

@@ -1,12 +1,14 @@
-"""The decoder's linears and norms, as tasks: a panel of a matrix for up to ``rows_at_once`` rows.
+"""The decoder's linears and norms, as tasks: a panel of a matrix, or some, for up to ``rows_at_once`` rows.
 
-A task computes its panel's sums into a buffer of its thread and hands them, vector by vector, to what comes next:
+A task computes a panel's sums into a buffer of its thread and hands them, vector by vector, to what comes next:
 scale, bias, residual, SiLU, rounding. Panels are padded with zeros, and so are rows as far as they are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from nvlm_trt.embedded.compiled.layout import LINEAR, Layout, offset
@@ -14,9 +16,40 @@ from nvlm_trt.embedded.compiled.number_format import Float8, NumberFormat
 from nvlm_trt.embedded.compiled.product_code import ProductWriter
 from nvlm_trt.embedded.compiled.vector_writer import FLOAT, VectorWriter
 
-__all__ = ["LinearWriter"]
+__all__ = ["LinearWriter", "Tasks"]
 
 _FLOAT8 = Float8()
+_TASK_BYTES = 32 << 10  # of weights, at least, where rows are few: a microsecond or two
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Of ``rows``, up to ``most_rows``, with ``together`` of ``panels`` one after another."""
+
+    w: VectorWriter
+    rows: Any
+    most_rows: int
+    panels: int
+    together: Any
+
+    @property
+    def count(self) -> Any:
+        return self.w.b.mul(self.w.pieces(self.rows, self.most_rows), self._groups)
+
+    @contextmanager
+    def panels_of(self, task: Any) -> Iterator[tuple[Any, Any, Any]]:
+        """First row, number of rows, panel; for each panel of a task. Neighbouring tasks share rows, not panels."""
+        w, b = self.w, self.w.b
+        groups, most = self._groups, w.size(self.most_rows)
+        first_row = b.mul(b.udiv(task, groups), most)
+        first = b.mul(b.urem(task, groups), self.together)
+        with w.loop(w.smaller(self.together, b.sub(w.size(self.panels), first))) as panel:
+            yield first_row, w.smaller(b.sub(self.rows, first_row), most), b.add(first, panel.index)
+
+    @property
+    def _groups(self) -> Any:
+        b, one = self.w.b, self.w.size(1)
+        return b.udiv(b.add(self.w.size(self.panels), b.sub(self.together, one)), self.together)
 
 
 class LinearWriter:
@@ -25,16 +58,14 @@ class LinearWriter:
     def __init__(self, w: VectorWriter, layout: Layout, products: ProductWriter, plain: NumberFormat) -> None:
         self._w, self._layout, self._products, self._plain = w, layout, products, plain
 
-    def num_tasks(self, rows: Any, width: int) -> Any:
+    def tasks(self, rows: Any, depth: int, width: int) -> Tasks:
+        """What there is to do for a matrix of ``depth`` by ``width``."""
         w = self._w
-        return w.b.mul(w.pieces(rows, self._layout.rows_at_once), w.size(self._num_panels(width)))
-
-    def part(self, task: Any, rows: Any, width: int) -> tuple[Any, Any, Any]:
-        """A task's first row, how many they are, and its panel. Neighbouring tasks share rows, not panels."""
-        b, most = self._w.b, self._w.size(self._layout.rows_at_once)
-        panels = self._w.size(self._num_panels(width))
-        first = b.mul(b.udiv(task, panels), most)
-        return first, self._w.smaller(b.sub(rows, first), most), b.urem(task, panels)
+        panels = self._layout.padded(width) // w.columns
+        together = max(1, _TASK_BYTES // (depth * w.columns))
+        few = w.b.icmp_signed("<=", rows, w.size(w.tile_rows))
+        together = w.b.select(few, w.size(together), w.size(1))
+        return Tasks(w, rows, self._layout.rows_at_once, panels, together)
 
     def sum(self, linear: Any, panel: Any, depth: int, rows: Any, left: Any, sums: Any, piece: Any) -> None:
         w, b, columns = self._w, self._w.b, self._w.columns
@@ -77,6 +108,3 @@ class LinearWriter:
                 place = (at.index, w.lanes * FLOAT)
                 values = b.fmul(b.fmul(w.load_floats(w.at(row, place)), factor), w.load_floats(w.at(weight, place)))
                 w.store(w.quantised(values, quantise), w.at(given, place))
-
-    def _num_panels(self, width: int) -> int:
-        return self._layout.padded(width) // self._w.columns

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nvlm_trt.embedded.compiled.layout import LINE
+from nvlm_trt.embedded.compiled.vector_writer import LINE
 
 __all__ = ["aligned"]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from nvlm_trt.embedded.compiled.number_format import Float32, NumberFormat
-from nvlm_trt.embedded.compiled.vector_writer import FLOAT, VectorWriter
+from nvlm_trt.embedded.compiled.vector_writer import FLOAT, LINE, VectorWriter
 
 __all__ = ["PIECE", "ProductWriter"]
 
@@ -34,8 +34,8 @@ class ProductWriter:
         self._w, self._row_bytes = w, row_bytes
 
     def tile(self, of: NumberFormat, *arguments: Any) -> None:
-        """``rows, left, panel, trips, sums, sums_bytes``: 1 to ``tile_rows`` rows of ``left`` times ``trips`` rows of a
-        panel, onto ``sums``, which lie ``sums_bytes`` apart.
+        """``rows, left, panel, trips, sums, sums_bytes, ahead``: 1 to ``tile_rows`` rows of ``left`` times ``trips``
+        rows of a panel, onto ``sums``, which lie ``sums_bytes`` apart. Meanwhile as much is fetched from ``ahead`` on.
         """
         self._w.call(f"tile_{of.name}", *arguments)
 
@@ -47,7 +47,7 @@ class ProductWriter:
 
     def write_tile(self, of: NumberFormat) -> None:
         w = self._w
-        with w.function(f"tile_{of.name}", "iaaiai", exported=False) as (rows, *operands):
+        with w.function(f"tile_{of.name}", "iaaiaia", exported=False) as (rows, *operands):
             done = w.b.function.append_basic_block("done")
             cases = w.b.switch(rows, done)
             for count in range(1, w.tile_rows + 1):
@@ -68,7 +68,7 @@ class ProductWriter:
                     w.store(w.number(0), w.at(sums, (row.index, wide_row), half * w.lanes * FLOAT))
             with b.if_else(b.icmp_signed("<=", rows, w.size(w.tile_rows))) as (few, many):
                 with few:
-                    self.tile(of, rows, left, panel, depth, sums, wide_row)
+                    self.tile(of, rows, left, panel, depth, sums, wide_row, w.at(panel, _AHEAD_BYTES))
                 with many:
                     tiles = w.pieces(rows, w.tile_rows)
                     with w.loop(w.pieces(depth, PIECE)) as at:
@@ -80,18 +80,17 @@ class ProductWriter:
                             after = b.udiv(b.mul(rows, b.add(tile.index, w.size(1))), tiles)
                             left_at = w.at(left, (first, self._row_bytes), (start, FLOAT))
                             sums_at = w.at(sums, (first, wide_row))
-                            self.tile(_FLOAT32, b.sub(after, first), left_at, piece, trips, sums_at, wide_row)
+                            self.tile(_FLOAT32, b.sub(after, first), left_at, piece, trips, sums_at, wide_row, piece)
 
     def _write_sums(
-        self, of: NumberFormat, count: int, left: Any, panel: Any, trips: Any, sums: Any, sums_bytes: Any
+        self, of: NumberFormat, count: int, left: Any, panel: Any, trips: Any, sums: Any, sums_bytes: Any, ahead: Any
     ) -> None:
-        w = self._w
+        w, row_bytes = self._w, self._w.columns * of.num_bytes
         places = [w.at(sums, (sums_bytes, row), half * w.lanes * FLOAT) for row in range(count) for half in range(2)]
         with w.loop(trips, [w.load_floats(place) for place in places]) as trip:
-            numbers = w.at(panel, (trip.index, w.columns * of.num_bytes))
-            if of.num_bytes < FLOAT:
-                w.prefetch(w.at(numbers, _AHEAD_BYTES))
-            columns = of.widen(w, numbers)
+            for line in range(0, row_bytes, LINE):
+                w.prefetch(w.at(ahead, (trip.index, row_bytes), line))
+            columns = of.widen(w, w.at(panel, (trip.index, row_bytes)))
             for row in range(count):
                 factor = w.load_splat(w.at(left, (trip.index, FLOAT), row * self._row_bytes))
                 for half in range(2):

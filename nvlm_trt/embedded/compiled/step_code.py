@@ -126,8 +126,8 @@ class StepWriter:
     ) -> None:
         """``then(row, column bytes, vectors)`` gets the restored sums of all ``linears``, which have one input."""
         w, scratch = self._w, self._scratch
-        with self._phase(phase, self._linears.num_tasks(rows, width)) as task:
-            first, count, panel = self._linears.part(task, rows, width)
+        tasks = self._linears.tasks(rows, depth, width)
+        with self._phase(phase, tasks.count) as task, tasks.panels_of(task) as (first, count, panel):
             left_at = w.at(left, (first, self._layout.row_bytes))
             values: Mapping[str, tuple[Any, Any]] = {
                 name: (scratch[name], linear) for name, linear in zip(("sums", "more_sums"), linears, strict=False)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from nvlm_trt.embedded.compiled.layout import LINE
 from nvlm_trt.embedded.compiled.memory import aligned
 from nvlm_trt.embedded.compiled.step_function import StepFunction
 from nvlm_trt.embedded.compiled.team_code import WAKE
+from nvlm_trt.embedded.compiled.vector_writer import LINE
 
 __all__ = ["Team"]
 

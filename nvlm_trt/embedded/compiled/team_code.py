@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from nvlm_trt.embedded.compiled.layout import LINE
-from nvlm_trt.embedded.compiled.vector_writer import VectorWriter
+from nvlm_trt.embedded.compiled.vector_writer import LINE, VectorWriter
 
 __all__ = ["INSIDE", "SEEN", "WAKE", "TeamWriter"]
 

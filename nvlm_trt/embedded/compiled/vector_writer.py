@@ -12,9 +12,10 @@ from typing import Any
 
 from nvlm_trt.machine_code import CodeWriter
 
-__all__ = ["FLOAT", "VectorWriter"]
+__all__ = ["FLOAT", "LINE", "VectorWriter"]
 
 FLOAT = 4  # bytes
+LINE = 64  # bytes of a cache line
 _EXP_TERMS = 8  # of Taylor's series at |r| <= log(2) / 2: the ninth is below 6e-9, a tenth of float32's last bit
 _LN2_HIGH = 0.693359375  # 9 bits, so that its product with any exponent is exact
 
