@@ -111,7 +111,10 @@ class TilesEncoded(_Form):
 
 
 class DecoderWork(_Form):
-    """What the embedded decoder did during the run. Of ``step_s`` ``model_s`` was spent in the model."""
+    """What the embedded decoder did during the run. Of ``step_s`` ``model_s`` was spent in the model.
+
+    ``queue_ms`` is a request's mean wait for its first step, ``total_ms`` its mean time in the decoder.
+    """
 
     prompt_tokens: int
     reused_tokens: int
@@ -119,6 +122,8 @@ class DecoderWork(_Form):
     preemptions: int
     step_s: float
     model_s: float
+    queue_ms: float | None = None
+    total_ms: float | None = None
 
 
 class ServerSide(_Form):

@@ -51,31 +51,15 @@ def read_counters(triton_url: str | None, metrics_url: str | None) -> Counters:
 
 
 def difference(before: Counters, after: Counters) -> ServerSide:
-    models = tiles = decoder = None
+    models = None
     if before.models is not None and after.models is not None:
-        empty: dict[str, int] = {}
-        models = {name: _times(before.models.get(name, empty), numbers) for name, numbers in after.models.items()}
-    if before.metrics is not None and after.metrics is not None:
-        old, new = before.metrics, after.metrics
-        change = {name: value - old.get(name, 0.0) for name, value in new.items()}
-        if "nvlm_vision_calls_total" in change:
-            tiles = TilesEncoded(
-                computed=round(change.get('nvlm_vision_cache_tiles_total{outcome="miss"}', 0)),
-                cached=round(change.get('nvlm_vision_cache_tiles_total{outcome="hit"}', 0)),
-                calls=round(change["nvlm_vision_calls_total"]),
-            )
-        if 'nvlm_decoder_seconds_total{part="step"}' in change:
-            tokens = {
-                kind: round(change.get(f'nvlm_decoder_tokens_total{{kind="{kind}"}}', 0))
-                for kind in ("prompt", "reused", "generated")
-            }
-            decoder = DecoderWork(
-                **{f"{kind}_tokens": count for kind, count in tokens.items()},
-                preemptions=round(change.get("nvlm_decoder_preemptions_total", 0)),
-                step_s=round(change['nvlm_decoder_seconds_total{part="step"}'], 4),
-                model_s=round(change.get('nvlm_decoder_seconds_total{part="model"}', 0), 4),
-            )
-    return ServerSide(models=models, tiles=tiles, decoder=decoder)
+        old = before.models
+        models = {name: _times(old.get(name, {}), numbers) for name, numbers in after.models.items()}
+    if before.metrics is None or after.metrics is None:
+        return ServerSide(models=models)
+    start = before.metrics
+    change = {name: value - start.get(name, 0.0) for name, value in after.metrics.items()}
+    return ServerSide(models=models, tiles=_tiles(change), decoder=_decoder(change))
 
 
 def server_name(triton_url: str) -> str | None:
@@ -86,6 +70,42 @@ def server_name(triton_url: str) -> str | None:
 
     data = _tried(over_grpc if triton_url.startswith("grpc://") else lambda: _get_json(f"{triton_url}/v2"))
     return f"{data['name']} {data['version']}" if data else None
+
+
+def _tiles(change: Mapping[str, float]) -> TilesEncoded | None:
+    if "nvlm_vision_calls_total" not in change:
+        return None
+    return TilesEncoded(
+        computed=round(change.get('nvlm_vision_cache_tiles_total{outcome="miss"}', 0)),
+        cached=round(change.get('nvlm_vision_cache_tiles_total{outcome="hit"}', 0)),
+        calls=round(change["nvlm_vision_calls_total"]),
+    )
+
+
+def _decoder(change: Mapping[str, float]) -> DecoderWork | None:
+    if 'nvlm_decoder_seconds_total{part="step"}' not in change:
+        return None
+
+    def tokens(kind: str) -> int:
+        return round(change.get(f'nvlm_decoder_tokens_total{{kind="{kind}"}}', 0))
+
+    def seconds(part: str) -> float:
+        return round(change.get(f'nvlm_decoder_seconds_total{{part="{part}"}}', 0), 4)
+
+    def mean_ms(histogram: str) -> float | None:
+        count = change.get(f"nvlm_decoder_{histogram}_seconds_count", 0)
+        return round(1e3 * change[f"nvlm_decoder_{histogram}_seconds_sum"] / count, 3) if count else None
+
+    return DecoderWork(
+        prompt_tokens=tokens("prompt"),
+        reused_tokens=tokens("reused"),
+        generated_tokens=tokens("generated"),
+        preemptions=round(change.get("nvlm_decoder_preemptions_total", 0)),
+        step_s=seconds("step"),
+        model_s=seconds("model"),
+        queue_ms=mean_ms("request_queue_time"),
+        total_ms=mean_ms("e2e_request_latency"),
+    )
 
 
 def _times(before: Mapping[str, int], after: Mapping[str, int]) -> ModelTimes:

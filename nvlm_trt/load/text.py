@@ -82,6 +82,12 @@ def _server(point: Point) -> Iterator[str]:
                 f"{name}: {times.requests} requests, a mean of {times.queue_ms:.2f} ms in its queue, "
                 f"{times.input_ms + times.compute_ms + times.output_ms:.2f} ms in its calls"
             )
+    decoder = run.server.decoder
+    if decoder and decoder.queue_ms is not None and decoder.total_ms is not None:
+        yield (
+            f"decoder: a mean of {decoder.queue_ms:.2f} ms waiting, {decoder.total_ms:.2f} ms in all; "
+            f"{decoder.reused_tokens:,} of {decoder.prompt_tokens:,} prompt tokens reused"
+        )
     if run.server.tiles:
         tiles = run.server.tiles
         yield f"tiles: {tiles.computed} computed in {tiles.calls} calls, {tiles.cached} from the cache"

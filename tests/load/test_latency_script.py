@@ -78,6 +78,9 @@ def test_a_short_run_over_each_door(door: str, server, gateway, deployment, mix,
         assert run.server.models["preprocessing"].compute_ms > 0
         assert run.server.decoder is not None
         assert run.server.decoder.prompt_tokens == pytest.approx(run.input_tokens.mean * 6, abs=0.01)
+        assert run.server.decoder.queue_ms is not None
+        assert run.server.decoder.total_ms is not None
+        assert 0 <= run.server.decoder.queue_ms <= run.server.decoder.total_ms <= run.e2e_ms.max
         assert run.server.tiles is not None
         assert run.tiles is not None
         assert run.server.tiles.computed + run.server.tiles.cached == pytest.approx(run.tiles.mean * 6, abs=0.01)
