@@ -89,7 +89,8 @@ class _Measuring:
         options = self._options
         clients = load.clients or _WARM_UP_CLIENTS
         self._note(f"load {number + 1}, {load.form().shown}: warming up")
-        await self._drive(load, load.plan(options.seed, f"{number}/warm-up", options.warm_up), clients)
+        warm_up = load.plan(options.seed, f"{number}/warm-up", options.warm_up)[: options.warm_up]
+        await self._drive(load, warm_up, clients)
         answers: dict[int, Answers] = {}
         for repetition in range(options.repetitions):
             if self._stop.is_set():

@@ -1,4 +1,4 @@
-"""``calibration/latency.py`` against the real server: every door, interruptions, and a server that is killed."""
+"""``latency.py`` against the real server: every door, interruptions, and a server that is killed."""
 
 from __future__ import annotations
 
