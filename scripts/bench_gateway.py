@@ -3,9 +3,10 @@
     python scripts/bench_gateway.py DIR [--clients 1 --clients 8] [--repeats 5] [--json FILE]
 
 Per request: one token, one client, one request after another; the medians' difference is the gateway's share. Per
-token: the time between tokens of one long stream. Under load: requests of 16 tokens in closed loops of C clients, both
-ways, on one server. Clients, gateway, server and model share this machine's cores, so under load the ratio to gRPC is
-the figure, not the rate. Clients are of one kind: asyncio, sockets kept open, the least work that reads every token.
+token: the time between tokens of one long stream. Beside both stands the gateway's own processor time; it has a
+process to itself, as in production. Under load: requests of 16 tokens in closed loops of C clients, both ways, on one
+server. Clients, gateway, server and model share this machine's cores, so under load the ratio to gRPC is the figure,
+not the rate. Clients are of one kind: asyncio, sockets kept open, the least work that reads every token.
 Every answer is held against the same question's answer alone; one that differs ends the run with exit 1.
 """
 
@@ -19,22 +20,24 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 from uuid import uuid4
 
 import click
 
 from nvlm_trt.client.async_grpc_client import AsyncGrpcClient
 from nvlm_trt.deploy.server import TritonServer
-from nvlm_trt.gateway.server import GatewayServer
-from nvlm_trt.gateway.settings import GatewaySettings, Limits
 from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.resources import resource_folder
+from scripts.chat_client import ChatClient
+from scripts.processes import gateway_process, processes_below, processor_s
 
 _LOAD_TOKENS = 16
+_STREAM_TOKENS = 400
+_ONE_TOKEN_REQUESTS = 100
 _REQUESTS_PER_CLIENT = 4
 _LEAST_REQUESTS = 96
 QUESTIONS = (("Name three colours.", False), ("What is in this picture?", True), ("Write a short greeting.", False))
@@ -43,11 +46,12 @@ Ask = Callable[[str, bool, int], Awaitable["Told"]]
 
 
 class Told:
-    """An answer and when its tokens came."""
+    """An answer and when its pieces came."""
 
     def __init__(self) -> None:
         self.text = ""
-        self.at_s: list[float] = [time.perf_counter()]
+        self.tokens = 0
+        self.at_s: list[float] = []
 
     def add(self, text: str) -> None:
         self.text += text
@@ -67,38 +71,31 @@ def over_grpc(client: AsyncGrpcClient) -> Ask:
             values["image_url_input"] = [picture_uri()]
         async for chunk in client.ask(values, uuid4().hex):
             told.add(chunk.text)
+            told.tokens += chunk.output_tokens
         return told
 
     return ask
 
 
-def through_gateway(url: str) -> Ask:
-    """One keep-alive connection for each call, taken from those at rest."""
-    parts = urlsplit(url)
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
+def through_gateway(client: ChatClient) -> Ask:
     async def ask(question: str, picture: bool, tokens: int) -> Told:
         content: list[object] = [{"type": "text", "text": question}]
         if picture:
             content.append({"type": "image_url", "image_url": {"url": picture_uri()}})
-        messages = [{"role": "user", "content": content}]
-        body = json.dumps({"model": "nvlm-d", "messages": messages, "max_tokens": tokens, "stream": True}).encode()
+        body = {"model": "nvlm-d", "messages": [{"role": "user", "content": content}], "max_tokens": tokens}
         told = Told()
-        reader, writer = idle.pop() if idle else await asyncio.open_connection(parts.hostname, parts.port)
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: door\r\nContent-Type: application/json\r\n"
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        status = await reader.readline()
-        if b" 200 " not in status:
-            raise click.ClickException(f"the gateway said {status.decode().strip()}")
-        async for line in reader:
-            if line.startswith(b'data: {"id"'):
-                delta = json.loads(line[6:])["choices"][0]["delta"]
-                if delta.get("content"):
-                    told.add(delta["content"])
-            elif line == b"0\r\n":
-                await reader.readline()
-                break
-        idle.append((reader, writer))
+
+        def tell(event: Mapping[str, Any]) -> None:
+            if "error" in event:
+                raise click.ClickException(f"the gateway said {event['error']['message']}")
+            for choice in event["choices"]:
+                if choice["delta"].get("content"):
+                    told.add(choice["delta"]["content"])
+            if event.get("usage"):
+                told.tokens = event["usage"]["completion_tokens"]
+
+        stream = {"stream": True, "stream_options": {"include_usage": True}}
+        await client.ask(json.dumps({**body, **stream}).encode(), tell)
         return told
 
     return ask
@@ -114,10 +111,10 @@ async def per_request(ask: Ask, requests: int) -> list[float]:
     return times
 
 
-async def per_token(ask: Ask, tokens: int) -> float:
-    """Milliseconds between two tokens, the mean of one stream."""
-    told = await ask("Tell a story.", False, tokens)
-    return (told.at_s[-1] - told.at_s[1]) * 1e3 / max(1, len(told.at_s) - 2)
+async def per_token(ask: Ask) -> tuple[float, int]:
+    """Milliseconds between two tokens, the mean of one stream, and how many there were."""
+    told = await ask("Tell a story.", False, _STREAM_TOKENS)
+    return (told.at_s[-1] - told.at_s[0]) * 1e3 / max(1, told.tokens - 1), told.tokens
 
 
 async def under_load(ask: Ask, clients: int, alone: list[str]) -> float:
@@ -140,25 +137,34 @@ def spread(values: list[float], digits: int) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
-async def measure(grpc_url: str, gateway_url: str, clients: tuple[int, ...], repeats: int) -> dict[str, object]:
-    client = AsyncGrpcClient(grpc_url)
-    ways = {"gRPC": over_grpc(client), "gateway": through_gateway(gateway_url)}
+async def measure(
+    grpc_url: str, gateway_url: str, gateway_cpu_s: Callable[[], float], clients: tuple[int, ...], repeats: int
+) -> dict[str, object]:
+    client, chat = AsyncGrpcClient(grpc_url), ChatClient(gateway_url)
+    ways = {"gRPC": over_grpc(client), "gateway": through_gateway(chat)}
     answers = {
         name: [(await ask(*question, _LOAD_TOKENS)).text for question in QUESTIONS] for name, ask in ways.items()
     }
     if answers["gRPC"] != answers["gateway"]:
         raise click.ClickException("the gateway answers otherwise than the ensemble")
     for ask in ways.values():
-        await per_request(ask, 50)
-    lines: dict[str, object] = {}
-    single: dict[str, list[float]] = {name: [] for name in ways}
-    token: dict[str, list[float]] = {name: [] for name in ways}
+        await per_request(ask, _ONE_TOKEN_REQUESTS // 2)
+    single: dict[str, list[float]] = {name: [] for name in [*ways, "gateway's processor time"]}
+    token: dict[str, list[float]] = {name: [] for name in [*ways, "gateway's processor time"]}
     for _ in range(repeats):  # by turns, so that a busy moment is shared
         for name, ask in ways.items():
-            single[name].append(statistics.median(await per_request(ask, 100)))
-            token[name].append(await per_token(ask, 400))
-    lines["one token, ms"] = {name: spread(times, 2) for name, times in single.items()}
-    lines["between tokens of a stream, ms"] = {name: spread(times, 3) for name, times in token.items()}
+            begun_s = gateway_cpu_s()
+            single[name].append(statistics.median(await per_request(ask, _ONE_TOKEN_REQUESTS)))
+            between_s = gateway_cpu_s()
+            gap_ms, tokens = await per_token(ask)
+            token[name].append(gap_ms)
+            if name == "gateway":
+                single["gateway's processor time"].append((between_s - begun_s) * 1e3 / _ONE_TOKEN_REQUESTS)
+                token["gateway's processor time"].append((gateway_cpu_s() - between_s) * 1e3 / tokens)
+    lines: dict[str, object] = {
+        "one token, ms": {name: spread(times, 2) for name, times in single.items()},
+        "between tokens of a stream, ms": {name: spread(times, 3) for name, times in token.items()},
+    }
     for count in clients:
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(repeats):
@@ -167,6 +173,7 @@ async def measure(grpc_url: str, gateway_url: str, clients: tuple[int, ...], rep
         ratio = statistics.median(rates["gateway"]) / statistics.median(rates["gRPC"])
         told = {name: spread(values, 1) for name, values in rates.items()}
         lines[f"requests/s, {count} clients"] = {**told, "ratio": f"{ratio:.2f}"}
+    chat.close()
     await client.close()
     return lines
 
@@ -182,12 +189,12 @@ def main(folder: Path, clients: tuple[int, ...], repeats: int, json_file: Path |
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     click.echo(f"{platform.platform()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}, {packages}")
     deployment = open_deployment(folder)
-    limits = Limits(answers=256, waiting=1024)
     with (
         TritonServer(deployment.folder, deployment.checkpoint) as server,
-        GatewayServer(GatewaySettings(port=0, limits=limits), server.grpc_url) as gateway,
+        gateway_process(server.grpc_url, "--limit", "answers=256", "--limit", "waiting=1024") as gateway_url,
     ):
-        lines = asyncio.run(measure(server.grpc_url, gateway.url, clients, repeats))
+        pid = next(pid for pid, name in processes_below(os.getpid()).items() if name == "gateway")
+        lines = asyncio.run(measure(server.grpc_url, gateway_url, lambda: processor_s(pid), clients, repeats))
     for what, figures in lines.items():
         click.echo(f"{what:34} {figures}")
     click.echo(f"median of {repeats} repeats (least-most); every answer was the one given alone")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["MODELS", "command", "memory_bytes", "processes_below", "processor_s"]
+__all__ = ["MODELS", "command", "gateway_process", "memory_bytes", "processes_below", "processor_s"]
 
 MODELS = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -25,6 +30,23 @@ def processes_below(pid: int) -> dict[int, str]:
             if "gateway" in words:
                 found[one] = "gateway"
     return found
+
+
+@contextmanager
+def gateway_process(triton_url: str, *options: str) -> Iterator[str]:
+    """The address of a gateway in a process of its own: in this one it would share an interpreter with the load."""
+    words = [sys.executable, "-m", "nvlm_trt", "gateway", triton_url, "--port", "0", "--json", "--quiet", *options]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            told = ""
+            for line in process.stdout:
+                told += line
+                if line == "}\n":
+                    break
+            yield str(json.loads(told)["gateway"])
+        finally:
+            process.terminate()
 
 
 def command(pid: int) -> list[str]:

@@ -21,7 +21,6 @@ import json
 import os
 import random
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,7 +37,7 @@ from nvlm_trt.deploy.server import TritonServer
 from nvlm_trt.load.circumstances import circumstances
 from nvlm_trt.pipeline.deployment import open_deployment
 from scripts.chat_client import ChatClient
-from scripts.processes import command, processes_below
+from scripts.processes import command, gateway_process, processes_below
 from scripts.soak_claims import Claim, judge, quantile
 from scripts.soak_load import Door, Pool, Run, closed_loop, open_loop, over_gateway, over_grpc
 from scripts.soak_memory import MemoryWatch, growth
@@ -94,23 +93,6 @@ async def _grpc(url: str) -> AsyncIterator[Door]:
         yield over_grpc(client)
     finally:
         await client.close()
-
-
-@contextlib.contextmanager
-def gateway_process(triton_url: str) -> Iterator[str]:
-    """Not in this process, where it would share an interpreter with the load."""
-    words = [sys.executable, "-m", "nvlm_trt", "gateway", triton_url, "--port", "0", "--json", "--quiet"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            told = ""
-            for line in process.stdout:
-                told += line
-                if line == "}\n":
-                    break
-            yield str(json.loads(told)["gateway"])
-        finally:
-            process.terminate()
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ class DecoderMetrics:
     """
 
     def __init__(self) -> None:
+        self._told: dict[str, Any] = {}
         # The families must live as long as their metrics, or the server drops both.
         self._families: list[Any] = []
         gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
@@ -71,12 +72,16 @@ class DecoderMetrics:
         }
 
     def update(self, figures: Mapping[str, Any]) -> None:
-        """Take over a ``DecoderEngine``'s ``metrics()``."""
-        for name, gauge in self._gauges.items():
-            gauge.set(figures[name])
-        for name, counter in self._counters.items():
-            counter.increment(max(0, figures[name] - counter.value()))
-        self._usage.set(1 - figures["free_tokens"] / figures["pool_tokens"])
+        """Take over a ``DecoderEngine``'s ``metrics()``. What has not changed is left alone: every call goes to the
+        server's process and back, on the engine's cores."""
+        for name in (name for name, value in figures.items() if value != self._told.get(name)):
+            if name in self._gauges:
+                self._gauges[name].set(figures[name])
+            elif name in self._counters:
+                self._counters[name].increment(figures[name] - self._told.get(name, 0))
+        if figures["free_tokens"] != self._told.get("free_tokens"):
+            self._usage.set(1 - figures["free_tokens"] / figures["pool_tokens"])
+        self._told = dict(figures)
 
     def ended(self, record: DecoderRecord) -> None:
         self._ended[record.reason].increment(1)

@@ -94,3 +94,53 @@ def test_a_turn_that_comes_as_its_owner_leaves_is_given_back():
         assert admission.running == 0
 
     run(story)
+
+
+def test_who_would_wait_in_vain_is_refused_at_once(monkeypatch):
+    async def story():
+        now_s = 0.0
+        monkeypatch.setattr("nvlm_trt.gateway.admission.time.monotonic", lambda: now_s)
+        admission = Admission(1, 200, 60)
+        await admission.take(1)
+        waiting = [asyncio.create_task(admission.take(1)) for _ in range(40)]
+        for served in range(20):
+            now_s += 1.0
+            admission.give(1)
+            await waiting[served]
+        more = [asyncio.create_task(admission.take(1)) for _ in range(80)]
+        await asyncio.sleep(0)
+        refused = [task.done() for task in more]
+        assert refused == [False] * 43 + [True] * 37  # 20 wait, a slot takes 19 s / 20: 63 fit into a minute
+        with pytest.raises(OverloadedError, match="could not begin within"):
+            more[-1].result()
+        now_s += 600.0
+        with pytest.raises(OverloadedError, match="could not begin within"):  # nothing came back for ten minutes
+            admission.check_room()
+        await _leave(waiting[20:] + more)
+
+    run(story)
+
+
+def test_a_quiet_hour_says_nothing_about_the_pace(monkeypatch):
+    async def story():
+        now_s = 0.0
+        monkeypatch.setattr("nvlm_trt.gateway.admission.time.monotonic", lambda: now_s)
+        admission = Admission(2, 100, 5)
+        for _ in range(40):
+            await admission.take(1)
+            admission.give(1)
+        now_s = 3600.0
+        await admission.take(2)
+        waiting = asyncio.create_task(admission.take(1))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        assert admission.waiting == 1
+        await _leave([waiting])
+
+    run(story)
+
+
+async def _leave(tasks):
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
