@@ -9,6 +9,7 @@ import click
 
 from nvlm_trt.cli.gateway_options import GatewayChoice, gateway_options, start_gateway, warn_of_open_door
 from nvlm_trt.cli.output import Output, dry_run_option, output_options
+from nvlm_trt.cli.telemetry_options import telemetry_options
 from nvlm_trt.cli.until_stopped import UntilStopped
 from nvlm_trt.errors import ServerError
 
@@ -24,6 +25,7 @@ __all__ = ["gateway"]
     "--drain-s", type=click.FloatRange(0), default=5, show_default=True, help="Seconds to finish, at the end."
 )
 @gateway_options
+@telemetry_options
 @dry_run_option
 @output_options
 def gateway(

@@ -86,6 +86,7 @@ def gateway_options(command: F) -> F:
     ) -> Any:
         def settings(host: str, port: int) -> GatewaySettings:
             from nvlm_trt.gateway.settings import GatewaySettings
+            from nvlm_trt.telemetry.settings import TelemetrySettings
 
             return GatewaySettings(
                 host=host,
@@ -97,6 +98,7 @@ def gateway_options(command: F) -> F:
                 allow_origins=allow_origin,
                 image_hosts=allow_image_host,
                 page=not no_page,
+                telemetry=TelemetrySettings.from_environment(),
                 limits=_limits(limit),
             )
 

@@ -14,6 +14,7 @@ from nvlm_trt.cli.gateway_options import GatewayChoice, check_gateway_packages, 
 from nvlm_trt.cli.given import given_arguments, given_files
 from nvlm_trt.cli.output import Output, dry_run_option, output_options
 from nvlm_trt.cli.supervise_options import SuperviseChoice, supervise_options
+from nvlm_trt.cli.telemetry_options import telemetry_options
 from nvlm_trt.cli.until_stopped import UntilStopped
 from nvlm_trt.errors import MissingToolError, UsageError
 
@@ -41,6 +42,7 @@ _STOP_S = 20.0
 @click.option("--container", is_flag=True, help="In the recipe's container; with --dry-run, print the command line.")
 @supervise_options
 @gateway_options
+@telemetry_options
 @dry_run_option
 @output_options
 def serve(
@@ -144,8 +146,14 @@ def _in_container(
     """Become the container's command, or print it."""
     from nvlm_trt.pipeline.container import serving_command
 
-    if supervise.server_log is not None:
-        raise UsageError("E-USAGE-CONTAINER", "--server-log names no file of the container.", "Serve it without.")
+    from nvlm_trt.telemetry.settings import TelemetrySettings
+
+    for option, file in (
+        ("--server-log", supervise.server_log),
+        ("--request-log", TelemetrySettings.from_environment().request_log),
+    ):
+        if file is not None:
+            raise UsageError("E-USAGE-CONTAINER", f"{option} names no file of the container.", "Serve it without.")
     if 0 in ports.values():
         raise UsageError("E-USAGE-PORT", "A container's ports must be known before it starts.", "Give each a number.")
     command = serving_command(

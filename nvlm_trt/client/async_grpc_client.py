@@ -50,9 +50,15 @@ class AsyncGrpcClient:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def ask(self, values: Mapping[str, Any], request_id: str, timeout_s: float | None = None) -> AsyncAnswer:
+    def ask(
+        self,
+        values: Mapping[str, Any],
+        request_id: str,
+        timeout_s: float | None = None,
+        parameters: Mapping[str, str] | None = None,
+    ) -> AsyncAnswer:
         """Send the ensemble's inputs by name. The answer must be read to its end or left."""
-        call = self._stub.ModelStreamInfer(iter([write_request("ensemble", request_id, values)]))
+        call = self._stub.ModelStreamInfer(iter([write_request("ensemble", request_id, values, parameters=parameters)]))
         return AsyncAnswer(self, call, request_id, timeout_s or self.timeout_s)
 
     async def stop(self, request_id: str) -> None:

@@ -23,11 +23,18 @@ _FLOATS = frozenset({"temperature", "top_p", "repetition_penalty", "presence_pen
 
 
 def write_request(
-    model: str, request_id: str, values: Mapping[str, Any], *, batched: bool = False, outputs: Sequence[str] = ()
+    model: str,
+    request_id: str,
+    values: Mapping[str, Any],
+    *,
+    batched: bool = False,
+    outputs: Sequence[str] = (),
+    parameters: Mapping[str, str] | None = None,
 ) -> Any:
     """A ``ModelInferRequest`` with one input for each value: a scalar is [1], a list of texts [n].
 
-    ``batched`` puts an axis of one in front, for models with a batch axis.
+    ``batched`` puts an axis of one in front, for models with a batch axis. ``parameters`` are the request's own, which
+    an ensemble hands to each of its steps.
     """
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     for name, value in values.items():
@@ -36,6 +43,8 @@ def write_request(
         shape = [1, len(items)] if batched else [len(items)]
         request.inputs.add(name=name, datatype=datatype, shape=shape)
         request.raw_input_contents.append(_pack(items, datatype))
+    for name, text in (parameters or {}).items():
+        request.parameters[name].string_param = text
     for name in outputs:
         request.outputs.add(name=name)
     return request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import time
@@ -21,6 +22,7 @@ from nvlm_trt.errors import NvlmError, ServerError
 from nvlm_trt.gateway.admission import Admission
 from nvlm_trt.gateway.backend import Backend
 from nvlm_trt.gateway.body import HeldBytes, discard_body
+from nvlm_trt.gateway.call_journal import CallJournal
 from nvlm_trt.gateway.chat_door import ChatDoor
 from nvlm_trt.gateway.completions import Completions
 from nvlm_trt.gateway.metrics import Metrics
@@ -29,6 +31,7 @@ from nvlm_trt.gateway.prompt_cost import PromptCost
 from nvlm_trt.gateway.refusal import Refusal, error_body, error_headers, error_status, no_such_model
 from nvlm_trt.gateway.settings import GatewaySettings, Limits
 from nvlm_trt.intake.fetch import Fetcher
+from nvlm_trt.telemetry.journal import Journal
 
 __all__ = ["make_app"]
 
@@ -36,24 +39,27 @@ _PATHS = "See docs/gateway.md for those there are."
 
 
 def make_app(settings: GatewaySettings, url: str, fetcher: Fetcher) -> Starlette:
-    """An application in front of the ensemble at ``url``, grpc://HOST:PORT."""
+    """An application in front of the ensemble at ``url``, grpc://HOST:PORT. Raises what ``Journal`` does."""
     created = int(time.time())
     limits = settings.limits
     admission = Admission(limits.answers, limits.waiting, limits.queue_s)
     metrics = Metrics(admission)
     all_held = HeldBytes(limits.held_bytes)
+    journal = Journal("gateway", settings.telemetry)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # Here, because a gRPC channel belongs to the event loop it was made in.
         backend = Backend(url, limits.token_s, limits.health_s)
         app.state.backend = backend
-        completions = Completions(settings.model_name, backend, admission, metrics, fetcher)
+        calls = CallJournal(journal, settings.model_name)
+        completions = Completions(settings.model_name, backend, admission, metrics, fetcher, calls)
         cost = PromptCost(backend, admission, fetcher)
-        app.state.completions = ChatDoor(settings, admission, all_held, metrics, completions.answer, completions.ended)
-        app.state.prompt_cost = ChatDoor(settings, admission, all_held, metrics, cost.answer)
+        app.state.completions = ChatDoor(settings, admission, all_held, metrics, completions)
+        app.state.prompt_cost = ChatDoor(settings, admission, all_held, metrics, cost)
         yield
         await backend.client.close()
+        await asyncio.to_thread(journal.close)
 
     async def models(request: Request) -> Response:
         model = {"id": settings.model_name, "object": "model", "created": created, "owned_by": "nvlm-trt"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from nvlm_trt.client.answer import PromptFacts
 from nvlm_trt.client.async_grpc_client import AsyncAnswer, AsyncGrpcClient
@@ -34,8 +34,10 @@ class Backend:
         self._begun_s = -_FRESH_S
         self._probe: asyncio.Task[None] | None = None
 
-    def ask(self, request: ChatRequest, choice: int, uris: list[str], request_id: str) -> AsyncAnswer:
-        return self.client.ask(request.ensemble_inputs(choice, uris), request_id)
+    def ask(
+        self, request: ChatRequest, choice: int, uris: list[str], request_id: str, trace: Mapping[str, str]
+    ) -> AsyncAnswer:
+        return self.client.ask(request.ensemble_inputs(choice, uris), request_id, parameters=trace)
 
     def measure(self, request: ChatRequest, uris: list[str], request_id: str) -> asyncio.Task[PromptFacts]:
         """What the first choice's prompt would cost. The task ends by itself, also when nobody waits for it."""

@@ -9,10 +9,14 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from nvlm_trt.gateway.body import Held
 from nvlm_trt.gateway.chat_answer import Choice
+
+if TYPE_CHECKING:
+    from nvlm_trt.telemetry.traces import RequestSpan
 
 __all__ = ["Call"]
 
@@ -27,11 +31,21 @@ class Call:
         self.name = _given_name(headers) or self.id
         self.held = held
         self.begun_s = time.monotonic()
+        self.num_pictures: int | None = None
+        self.queue_s: float | None = None
+        self.first_s: float | None = None
+        self.error_code: str | None = None
+        self.span: RequestSpan | None = None
         self._choices: dict[int, Choice] = {}
 
     @property
     def triton_id(self) -> str:
         return self.id if self.name == self.id else f"{self.name}.{self.id}"
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """What a part of the server needs to hang its spans below this request's."""
+        return {} if self.span is None else self.span.headers
 
     def choice(self, number: int) -> Choice:
         return self._choices.setdefault(number, Choice())

@@ -1,6 +1,6 @@
 """A path that takes a chat request: from the first byte of the body to whatever ends the answer.
 
-Cheap checks come first: room, then the body's size and form, then its parameters; only then does ``answer`` fetch
+Cheap checks come first: room, then the body's size and form, then its parameters; only then does the answerer fetch
 pictures, wait for a turn and ask the server. Nothing is sent before it has something to send, so that errors have their
 status.
 """
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, MutableMapping
-from typing import Any
+from collections.abc import MutableMapping, Sequence
+from typing import Any, Protocol
 
 from nvlm_trt.errors import CancelledError, NvlmError, ServerError
 from nvlm_trt.gateway.admission import Admission
@@ -24,16 +24,24 @@ from nvlm_trt.gateway.settings import GatewaySettings
 from nvlm_trt.gateway.streams import while_connected
 from nvlm_trt.serving.strict_json import read_strict_json
 
-__all__ = ["Answer", "ChatDoor", "Ended"]
+__all__ = ["Answerer", "ChatDoor"]
 
-CLIENT_LEFT = 499
-Answer = Callable[[ChatRequest, Call, Reply], Coroutine[Any, Any, None]]
-Ended = Callable[[Call, int], None]
+_CLIENT_LEFT = 499
 _log = logging.getLogger(__name__)
 
 
+class Answerer(Protocol):
+    """Whoever answers at a path. ``ended`` is told each call's status, 499 for a client that left."""
+
+    def begun(self, call: Call, headers: Sequence[tuple[bytes, bytes]]) -> None: ...
+
+    async def answer(self, request: ChatRequest, call: Call, reply: Reply) -> None: ...
+
+    def ended(self, call: Call, status: int) -> None: ...
+
+
 class ChatDoor:
-    """An ASGI application for one path. ``ended`` is told each call's status, 499 for a client that left."""
+    """An ASGI application for one path."""
 
     def __init__(
         self,
@@ -41,20 +49,19 @@ class ChatDoor:
         admission: Admission,
         all_held: HeldBytes,
         metrics: Metrics,
-        answer: Answer,
-        ended: Ended = lambda call, status: None,
+        answerer: Answerer,
     ) -> None:
         self._settings = settings
         self._admission = admission
         self._all_held = all_held
         self._metrics = metrics
-        self._answer = answer
-        self._ended = ended
+        self._answerer = answerer
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         limits = self._settings.limits
         call = Call(scope["headers"], Held(self._all_held))
         reply = Reply(send, call.name, limits.write_s)
+        self._answerer.begun(call, scope["headers"])
         whole_body = False
         try:
             self._admission.check_room()
@@ -62,26 +69,26 @@ class ChatDoor:
             body = await read_body(receive, limits, call.held)
             whole_body = True
             # Nothing here keeps the body or the request: both hold pictures, and the answer may take minutes.
-            work = self._answer(read_chat_request(read_strict_json(body), self._settings), call, reply)
+            work = self._answerer.answer(read_chat_request(read_strict_json(body), self._settings), call, reply)
             del body
             await while_connected(receive, work)
         except NvlmError as error:
-            await self._fail(error, reply, None if whole_body else receive)
+            await self._fail(error, call, reply, None if whole_body else receive)
         except ClientGone:
-            reply.status = CLIENT_LEFT
+            reply.status = _CLIENT_LEFT
         except asyncio.CancelledError:  # the server is stopped and has waited long enough
-            await self._fail(
-                CancelledError("E-CANCEL-SHUTDOWN", "The server is shutting down.", "Ask again."), reply, None
-            )
+            ending = CancelledError("E-CANCEL-SHUTDOWN", "The server is shutting down.", "Ask again.")
+            await self._fail(ending, call, reply, None)
         except Exception:
             _log.exception("request %s failed", call.triton_id)
             bug = ServerError("E-SERVER-INTERNAL", "The gateway failed to answer.", "Its log says why.")
-            await self._fail(bug, reply, None)
+            await self._fail(bug, call, reply, None)
         finally:
             call.held.let_go()
-            self._ended(call, reply.status or CLIENT_LEFT)
+            self._answerer.ended(call, reply.status or _CLIENT_LEFT)
 
-    async def _fail(self, error: NvlmError, reply: Reply, rest: Receive | None) -> None:
+    async def _fail(self, error: NvlmError, call: Call, reply: Reply, rest: Receive | None) -> None:
+        call.error_code = error.code
         self._metrics.refusals.labels(error.code).inc()
         try:
             if reply.status is not None:
@@ -91,7 +98,7 @@ class ChatDoor:
                 await discard_body(rest, self._settings.limits)
             await reply.error(error, close=rest is not None)
         except ClientGone:
-            reply.status = CLIENT_LEFT
+            reply.status = _CLIENT_LEFT
 
 
 def _check_json(scope: MutableMapping[str, Any]) -> None:

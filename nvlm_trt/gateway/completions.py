@@ -6,12 +6,13 @@ However a request ends, the server is told to stop what it still does for it.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from nvlm_trt.client.async_grpc_client import AsyncAnswer
 from nvlm_trt.gateway.admission import Admission
 from nvlm_trt.gateway.backend import Backend
 from nvlm_trt.gateway.call import Call
+from nvlm_trt.gateway.call_journal import CallJournal
 from nvlm_trt.gateway.chat_answer import Piece, Shape
 from nvlm_trt.gateway.chat_request import ChatRequest
 from nvlm_trt.gateway.metrics import Metrics
@@ -24,24 +25,38 @@ __all__ = ["Completions"]
 
 
 class Completions:
-    """``answer`` and ``ended`` are a ``ChatDoor``'s."""
+    """An ``Answerer``."""
 
     def __init__(
-        self, model_name: str, backend: Backend, admission: Admission, metrics: Metrics, fetcher: Fetcher
+        self,
+        model_name: str,
+        backend: Backend,
+        admission: Admission,
+        metrics: Metrics,
+        fetcher: Fetcher,
+        journal: CallJournal,
     ) -> None:
         self._model_name = model_name
         self._backend = backend
         self._admission = admission
         self._metrics = metrics
         self._fetcher = fetcher
+        self._journal = journal
+
+    def begun(self, call: Call, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self._journal.begun(call, headers)
 
     async def answer(self, request: ChatRequest, call: Call, reply: Reply) -> None:
+        call.num_pictures = len(request.pictures)
         for picture in request.pictures:
             self._metrics.pictures.labels("data" if isinstance(picture, str) else "url").inc()
         uris = await picture_uris(request, call.held, self._fetcher)
+        self._journal.stage(call, "intake", call.begun_s)
         waits_s = time.monotonic()
         await self._admission.take(request.n)
-        self._metrics.queue_s.observe(time.monotonic() - waits_s)
+        call.queue_s = time.monotonic() - waits_s
+        self._metrics.queue_s.observe(call.queue_s)
+        self._journal.stage(call, "admission", waits_s)
         answers = [self._ask(request, number, uris, call) for number in range(request.n)]
         del uris
         request = request.without_messages()
@@ -61,10 +76,11 @@ class Completions:
     def ended(self, call: Call, status: int) -> None:
         self._metrics.requests.labels(str(status)).inc()
         self._metrics.whole_s.observe(time.monotonic() - call.begun_s)
+        self._journal.ended(call, status)
 
     def _ask(self, request: ChatRequest, number: int, uris: list[str], call: Call) -> AsyncAnswer:
         request_id = f"{call.triton_id}-{number}" if request.n > 1 else call.triton_id
-        answer = self._backend.ask(request, number, uris, request_id)
+        answer = self._backend.ask(request, number, uris, request_id, call.trace)
         answer.over.add_done_callback(lambda _: self._admission.give(1))
         return answer
 
@@ -78,6 +94,7 @@ class Completions:
             if number not in first_s:
                 first_s[number] = now_s
                 if len(first_s) == 1:
+                    call.first_s = now_s
                     call.held.let_go()
                     metrics.prompt_tokens.inc(piece.input_tokens)
                     if streamed:

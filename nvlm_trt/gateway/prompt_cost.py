@@ -7,6 +7,7 @@ code. Only the tiles are not sent here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from nvlm_trt.client.answer import PromptFacts
@@ -23,12 +24,18 @@ __all__ = ["PromptCost"]
 
 
 class PromptCost:
-    """``answer`` is a ``ChatDoor``'s."""
+    """An ``Answerer``, whose calls are in no figure: they are questions about a question."""
 
     def __init__(self, backend: Backend, admission: Admission, fetcher: Fetcher) -> None:
         self._backend = backend
         self._admission = admission
         self._fetcher = fetcher
+
+    def begun(self, call: Call, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        pass
+
+    def ended(self, call: Call, status: int) -> None:
+        pass
 
     async def answer(self, request: ChatRequest, call: Call, reply: Reply) -> None:
         uris = await picture_uris(request, call.held, self._fetcher)

@@ -36,7 +36,8 @@ class GatewayServer:
         """``triton_url`` is grpc://HOST:PORT; nothing need answer there yet. At its end, answers that have begun get
         ``drain_s`` seconds.
 
-        Raises ``UsageError`` E-USAGE-URL, E-USAGE-TLS, ``ServerError`` E-SERVER-PORT, E-SERVER-START.
+        Raises ``UsageError`` E-USAGE-URL, E-USAGE-TLS, E-USAGE-LOG, ``MissingToolError`` E-TOOL-TRACES,
+        ``ServerError`` E-SERVER-PORT, E-SERVER-START.
         """
         read_address(triton_url)
         limits = settings.limits

@@ -8,6 +8,7 @@ from pathlib import Path
 from nvlm_trt.errors import UsageError
 from nvlm_trt.intake.picture_url import check_host
 from nvlm_trt.model.picture import PictureLimits
+from nvlm_trt.telemetry.settings import TelemetrySettings
 
 __all__ = ["GatewaySettings", "Limits"]
 
@@ -66,6 +67,7 @@ class GatewaySettings:
     allow_origins: tuple[str, ...] = ()
     image_hosts: tuple[str, ...] = ()
     page: bool = True
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

@@ -71,7 +71,7 @@ def serving_command(
         *(part for port in ports for part in ("-p", f"{address}:{port}:{port}")),
     ]
     serve = ["nvlm-trt", "serve", DEPLOYMENT, "--checkpoint", CHECKPOINT, "--host", "0.0.0.0", *arguments]
-    return _docker_run(recipe, recipe.container.image, mounts, options, "nvlm-trt[gateway,fast]", serve)
+    return _docker_run(recipe, recipe.container.image, mounts, options, "nvlm-trt[gateway,traces,fast]", serve)
 
 
 def _docker_run(

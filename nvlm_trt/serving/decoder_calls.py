@@ -151,9 +151,12 @@ class DecoderCalls:
         self._watcher = threading.Thread(target=self._watch, name="decoder-watch", daemon=True)
         self._watcher.start()
 
-    def take(self, client_id: str, tensors: Mapping[str, NDArray[Any]], reply: Reply) -> None:
+    def take(
+        self, client_id: str, tensors: Mapping[str, NDArray[Any]], reply: Reply, trace: Mapping[str, str] | None = None
+    ) -> None:
         """Answer one request through ``reply``, now or later. Raises what is wrong with it, and answers nothing then.
 
+        ``trace`` comes back in its record.
         Raises ``RequestError`` (those of ``read_call``; E-PARAM-ID for an id that is in use), ``OverloadedError``.
         """
         if asks_to_stop(tensors):
@@ -166,6 +169,7 @@ class DecoderCalls:
         call = read_call(tensors, engine_id)
         count = call.request.num_return_sequences
         entry = _Open(client_id, engine_id, call, reply, self, unfinished=count, untold=count)
+        entry.record.trace = trace or {}
         with self._lock:
             if client_id in self._by_client_id:
                 raise RequestError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from nvlm_trt.embedded.request import FinishReason
+from nvlm_trt.telemetry.journal import Journal
 
-__all__ = ["DecoderRecord"]
+__all__ = ["DecoderRecord", "note_record"]
 
 _REASONS = {
     FinishReason.END_ID: "stop",
@@ -30,6 +32,7 @@ class DecoderRecord:
     ended_s: float | None = None
     generated_tokens: int = 0
     finish: FinishReason = FinishReason.ERROR
+    trace: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reason(self) -> str:
@@ -55,3 +58,22 @@ class DecoderRecord:
     @property
     def total_s(self) -> float | None:
         return None if self.ended_s is None else self.ended_s - self.taken_s
+
+
+def note_record(journal: Journal, record: DecoderRecord) -> None:
+    """A line, and spans of its time in the queue, in its prompt and in its answer."""
+    journal.line(
+        record.request_id,
+        seconds=record.total_s,
+        queue_s=record.queue_s,
+        first_token_s=record.first_token_s,
+        prompt_tokens=record.prompt_tokens,
+        generated_tokens=record.generated_tokens,
+        reason=record.reason,
+    )
+    for name, begun_s, ended_s, facts in (
+        ("queue", record.taken_s, record.begun_s or record.ended_s, {}),
+        ("prefill", record.begun_s, record.first_s, {"prompt_tokens": record.prompt_tokens}),
+        ("decode", record.first_s, record.ended_s, {"generated_tokens": record.generated_tokens}),
+    ):
+        journal.span(name, record.trace, begun_s, ended_s, **facts)

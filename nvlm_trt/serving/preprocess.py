@@ -62,6 +62,10 @@ class Prepared:
     return_log_probs: bool
     request_key: int
 
+    def facts(self) -> dict[str, int]:
+        """What a log or a trace tells of it."""
+        return {"pictures": len(self.grids), "tiles": len(self.tiles), "prompt_tokens": self.input_ids.size}
+
 
 class Preprocessor:
     """Immutable but for the counter of its keys; safe to share between threads."""

@@ -20,6 +20,8 @@ __all__ = ["client_values", "write_prepared"]
 # Triton's own keys in a request's JSON, which its HTTP and gRPC doors hand on to the models as parameters.
 _TRITON_PARAMETERS = frozenset(
     {"id", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"}
+    # Not Triton's, but the trace that a request belongs to, which changes nothing about its answer.
+    | {"traceparent", "tracestate"}
 )
 
 

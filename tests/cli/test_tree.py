@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 GATEWAY = {
     *("--model-name", "--api-key-file", "--tls-cert", "--tls-key", "--allow-origin", "--allow-image-host", "--limit"),
-    "--no-page",
+    *("--no-page", "--request-log", "--otlp-traces-endpoint"),
     *("--host", "--checkpoint", "--dry-run", "--json", "--quiet"),
 }
 TREE = {

@@ -14,6 +14,7 @@ from nvlm_trt.serving.triton import (
     reporting_start,
     stop_decoder,
 )
+from nvlm_trt.serving.triton_note import open_journal
 
 
 class TritonPythonModel:
@@ -22,11 +23,15 @@ class TritonPythonModel:
         self._shutdown = Shutdown(parameters.optional(MARKS))
         with reporting_start():
             tokenizer = NvlmTokenizer.from_folder(parameters.path("model_dir"))
+            self._journal = open_journal("postprocessing")
         self._decoder = StreamDecoder(tokenizer)
         self._eos_id = tokenizer.eos_id
 
     def execute(self, requests):
         return answer_all(requests, self._answer)
+
+    def finalize(self):
+        self._journal.close()
 
     def _answer(self, request):
         request_id = read_id(request)
@@ -37,4 +42,8 @@ class TritonPythonModel:
             self._decoder.finish(request_id)
             stop_decoder(request_id)
             raise
-        return decode_response(self._decoder, read_inputs(request), request_id, self._eos_id)
+        tensors = read_inputs(request)
+        outputs = decode_response(self._decoder, tensors, request_id, self._eos_id)
+        # For each response: which is the last, nobody tells this model.
+        self._journal.line(request_id, tokens=int(tensors["sequence_length"].flat[0]))
+        return outputs

@@ -15,6 +15,7 @@ from nvlm_trt.serving.triton import (
     read_parameters,
     reporting_start,
 )
+from nvlm_trt.serving.triton_note import Note, open_journal
 
 
 class TritonPythonModel:
@@ -32,13 +33,24 @@ class TritonPythonModel:
                 resample=fastest_resample(),
                 quick_jpeg=fastest_jpeg(),
             )
+            self._journal = open_journal("preprocessing")
 
     def execute(self, requests):
         return answer_all(requests, self._answer)
 
+    def finalize(self):
+        self._journal.close()
+
     def _answer(self, request):
-        check_wanted(request)
-        self._shutdown.check_open()
-        values = client_values(read_inputs(request), read_parameters(request))
-        read_id(request)  # later steps use it: one that is no UTF-8 is refused here, before any work
-        return write_prepared(self._preprocessor.prepare_client(values))
+        note = Note("preprocessing", self._journal, request)
+        try:
+            check_wanted(request)
+            self._shutdown.check_open()
+            values = client_values(read_inputs(request), read_parameters(request))
+            read_id(request)  # later steps use it: one that is no UTF-8 is refused here, before any work
+            prepared = self._preprocessor.prepare_client(values)
+        except Exception as error:
+            note.failed(error)
+            raise
+        note.done(**prepared.facts())
+        return write_prepared(prepared)

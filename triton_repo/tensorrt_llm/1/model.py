@@ -2,8 +2,10 @@
 
 from nvlm_trt.embedded.engine import EmbeddedEngine
 from nvlm_trt.serving.decoder_calls import DecoderCalls
+from nvlm_trt.serving.decoder_record import note_record
 from nvlm_trt.serving.triton import Parameters, TritonReply, read_id, read_inputs, reporting_start
 from nvlm_trt.serving.triton_metrics import DecoderMetrics
+from nvlm_trt.serving.triton_note import Note, open_journal
 
 
 class TritonPythonModel:
@@ -18,16 +20,23 @@ class TritonPythonModel:
                 max_num_tokens=parameters.integer("max_num_tokens"),
                 quantize_activations=parameters.flag("quantize_activations"),
             )
-        metrics = DecoderMetrics()
-        self._calls = DecoderCalls(engine, metrics.update, metrics.ended)
+            self._journal = open_journal("tensorrt_llm")
+        self._metrics = DecoderMetrics()
+        self._calls = DecoderCalls(engine, self._metrics.update, self._tell)
 
     def execute(self, requests):
         for request in requests:
-            reply = TritonReply(request)
+            reply, note = TritonReply(request), Note("queue", self._journal, request)
             try:
-                self._calls.take(read_id(request), read_inputs(request), reply)
+                self._calls.take(read_id(request), read_inputs(request), reply, note.trace)
             except Exception as error:
+                note.failed(error)
                 reply.fail(error)
 
     def finalize(self):
         self._calls.close()
+        self._journal.close()
+
+    def _tell(self, record):
+        self._metrics.ended(record)
+        note_record(self._journal, record)

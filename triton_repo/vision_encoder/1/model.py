@@ -6,6 +6,7 @@ from nvlm_trt.serving.embedding_cache import CachingEncoder, engine_key
 from nvlm_trt.serving.tile_batcher import TileBatcher
 from nvlm_trt.serving.triton import Parameters, TritonReply, check_wanted, read_inputs, reporting_start
 from nvlm_trt.serving.triton_metrics import VisionMetrics
+from nvlm_trt.serving.triton_note import Note, open_journal
 from nvlm_trt.serving.vision_tensors import empty_table, write_table
 from nvlm_trt.vision.registry import load_engine
 
@@ -20,6 +21,7 @@ class TritonPythonModel:
                 parameters.path("checkpoint_dir"),
                 parameters.integer("max_tiles"),
             )
+            self._journal = open_journal("vision_encoder")
         self._dtype = parameters.text("table_dtype")
         self._no_pictures = empty_table(engine.output_size, self._dtype)
         self._metrics = VisionMetrics()
@@ -32,23 +34,31 @@ class TritonPythonModel:
     def execute(self, requests):
         for request in requests:
             reply = TritonReply(request)
+            note = Note("vision", self._journal, request)
             try:
                 check_wanted(request)
                 tiles = read_inputs(request)["tiles"]
                 self._metrics.tiles.observe(len(tiles))
                 if len(tiles) == 0:
+                    note.done(tiles=0)
                     reply.send(self._no_pictures, final=True)
                 else:
-                    self._encoder.submit(tiles).add_done_callback(functools.partial(self._answer, reply))
+                    encoded = self._encoder.submit(tiles)
+                    encoded.add_done_callback(functools.partial(self._answer, reply, note, len(tiles)))
             except Exception as error:
+                note.failed(error)
                 reply.fail(error)
 
     def finalize(self):
         self._encoder.close()
+        self._journal.close()
 
-    def _answer(self, reply, future):
+    def _answer(self, reply, note, num_tiles, future):
         try:
             self._metrics.update(self._encoder.figures())
-            reply.send(write_table(future.result(), self._dtype), final=True)
+            table = write_table(future.result(), self._dtype)
+            note.done(tiles=num_tiles)
+            reply.send(table, final=True)
         except Exception as error:
+            note.failed(error)
             reply.fail(error)

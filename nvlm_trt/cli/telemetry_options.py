@@ -1,0 +1,46 @@
+"""Where a server's parts tell of requests, the same options for both commands that run one."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from nvlm_trt.telemetry.settings import REQUEST_LOG, TRACES_ENDPOINT, TelemetrySettings
+
+__all__ = ["telemetry_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def telemetry_options(command: F) -> F:
+    """Adds the options. What was chosen goes into the environment, where this program's own parts and those that it
+    starts find it; the command gets nothing."""
+
+    @click.option(
+        "--request-log",
+        type=click.Path(path_type=Path),
+        envvar=REQUEST_LOG,
+        show_envvar=True,
+        help="Append a line of JSON here for what each part of the server did for a request.",
+    )
+    @click.option(
+        "--otlp-traces-endpoint",
+        metavar="URL",
+        envvar=TRACES_ENDPOINT,
+        show_envvar=True,
+        help="Send OpenTelemetry traces of requests here, by OTLP over HTTP.",
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, request_log: Path | None, otlp_traces_endpoint: str | None, **kwargs: Any) -> Any:
+        # Triton's models run in another folder.
+        chosen = TelemetrySettings(request_log and request_log.absolute(), otlp_traces_endpoint)
+        os.environ[REQUEST_LOG] = str(chosen.request_log or "")
+        os.environ[TRACES_ENDPOINT] = chosen.traces_endpoint or ""
+        return command(*args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
