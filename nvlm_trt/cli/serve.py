@@ -145,7 +145,6 @@ def _in_container(
 ) -> None:
     """Become the container's command, or print it."""
     from nvlm_trt.pipeline.container import serving_command
-
     from nvlm_trt.telemetry.settings import TelemetrySettings
 
     for option, file in (

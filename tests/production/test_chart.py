@@ -10,10 +10,7 @@ import pytest
 
 from nvlm_trt.deploy.memory import shared_memory_bytes
 from nvlm_trt.gateway.admission import Admission
-from nvlm_trt.gateway.app import make_app
 from nvlm_trt.gateway.metrics import Metrics
-from nvlm_trt.gateway.settings import GatewaySettings
-from nvlm_trt.intake.fetch import Fetcher
 from nvlm_trt.pipeline.recipe_file import read_draft, recipe_names
 from nvlm_trt.plan.calibration_size import calibration_size
 from nvlm_trt.plan.planner import make_plan
@@ -35,7 +32,9 @@ def rendered(request, variant) -> Rendered:
 
 
 def bytes_of(quantity: str) -> int:
-    number, unit = re.fullmatch(r"(\d+)([KMGT]?i?)", quantity).groups()
+    parts = re.fullmatch(r"(\d+)([KMGT]?i?)", quantity)
+    assert parts, quantity
+    number, unit = parts.groups()
     return int(number) * {"": 1, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[unit]
 
 
@@ -106,7 +105,8 @@ def test_ports_are_those_that_serve_listens_on(rendered):
         for container in pod["spec"]["containers"]:
             ports = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
             if container["name"] == "server":
-                assert ports == {"api": option("serve", "gateway_port"), "metrics": option("serve", "metrics_port")}
+                names = {"api": "gateway_port", "health": "health_port", "metrics": "metrics_port"}
+                assert ports == {name: option("serve", parameter) for name, parameter in names.items()}
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 action = container.get(probe, {})
                 assert action.get("httpGet", action.get("tcpSocket", {"port": None}))["port"] in {None, *ports}
@@ -127,22 +127,26 @@ def test_ports_are_those_that_serve_listens_on(rendered):
 
 
 def test_probes_ask_the_readiness_that_is_true(rendered):
-    served = {route.path for route in make_app(GatewaySettings(), "grpc://127.0.0.1:1", Fetcher()).routes}
     for pod in rendered.templates.values():
         for container in pod["spec"]["containers"]:
-            asked = [
-                container[f"{name}Probe"]
+            asked = {
+                name: container[f"{name}Probe"]
                 for name in ("startup", "readiness", "liveness")
                 if f"{name}Probe" in container
-            ]
+            }
             assert len(asked) == {"server": 3, "worker": 1, "build": 0}[container["name"]]
-            for probe in asked:
-                if container["name"] == "server":
-                    secure = "--tls-cert" in container["args"]
-                    assert probe["httpGet"]["path"] == "/health"
-                    assert probe["httpGet"]["scheme"] == ("HTTPS" if secure else "HTTP")
-                    assert probe["timeoutSeconds"] > GatewaySettings().limits.health_s
-    assert "/health" in served
+            if container["name"] == "server":
+                paths = {name: probe["httpGet"]["path"] for name, probe in asked.items()}
+                assert paths == {"startup": "/health", "readiness": "/health", "liveness": "/live"}
+                assert {probe["httpGet"]["port"] for probe in asked.values()} == {"health"}
+                assert {"name": "health", "containerPort": option("serve", "health_port")} in container["ports"]
+                assert min(probe["timeoutSeconds"] for probe in asked.values()) > option("serve", "ask_timeout_s")
+                startup, allowed = asked["startup"], option_of(container["args"], "--start-timeout-s")
+                assert startup["periodSeconds"] * startup["failureThreshold"] >= allowed
+
+
+def option_of(arguments: list[str], name: str) -> float:
+    return float(arguments[arguments.index(name) + 1])
 
 
 def test_command_lines_are_accepted(rendered):
@@ -163,6 +167,7 @@ def test_a_pod_lives_until_it_has_drained(rendered):
         before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
         drain = defaults()["serve"]["drainSeconds"]
         if name == "server":
+            assert option_of(container["args"], "--drain-s") == drain
             # Ten seconds are what ending a server that does not want to takes.
             assert before + drain + 10 < grace
         else:

@@ -72,7 +72,7 @@ def test_a_service_may_no_more_than_it_must(services, name):
 
 def test_health_is_the_true_readiness(services):
     health = services["serve"]["healthcheck"]
-    assert f"http://127.0.0.1:{option('serve', 'gateway_port')}/health" in health["test"][-1]
+    assert f"http://127.0.0.1:{option('serve', 'health_port')}/health" in health["test"][-1]
     compile(health["test"][-1], "health", "exec")
     assert int(health["timeout"].rstrip("s")) > GatewaySettings().limits.health_s
     assert services["build"]["healthcheck"] == {"disable": True}

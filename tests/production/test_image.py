@@ -78,7 +78,8 @@ def test_a_wheel_can_be_built_from_what_is_copied():
 
 def test_the_image_is_the_recipes():
     (base,) = re.findall(r"^ARG BASE=(\S+)$", TEXT, re.MULTILINE)
-    assert {read_draft(name).container.image for name in PRODUCTION} == {base}
+    containers = [read_draft(name).container for name in PRODUCTION]
+    assert {container.image if container else "" for container in containers} == {base}
     assert all(stage.split()[0] in ("${BASE}", "common") for stage in instructions("FROM"))
     assert re.findall(r"-t nvlm-trt:(\S+)", TEXT) == [__version__, f"{__version__}-multi-node"]
 
@@ -112,7 +113,7 @@ def test_it_runs_as_nobody_in_particular_and_listens_where_it_says():
         users = [line.split()[1] for line in lines if line.startswith("USER ")]
         assert not users or users[-1] == "10001:10001"
     (ports,) = instructions("EXPOSE")
-    names = ("gateway_port", "http_port", "grpc_port", "metrics_port")
+    names = ("gateway_port", "health_port", "http_port", "grpc_port", "metrics_port")
     assert [int(port) for port in ports.split()] == [option("serve", name) for name in names]
 
 
@@ -124,7 +125,7 @@ def test_what_it_runs_is_accepted():
 
 def test_its_health_is_the_true_readiness():
     (health,) = instructions("HEALTHCHECK")
-    assert f"http://127.0.0.1:{option('serve', 'gateway_port')}/health" in health
+    assert f"http://127.0.0.1:{option('serve', 'health_port')}/health" in health
     words = json.loads(health[health.index("[") :])
     assert words[0] == "python"
     compile(words[2], "health", "exec")

@@ -6,6 +6,11 @@
 - /checkpoint
 - --host
 - 0.0.0.0
+- --drain-s
+- {{ .Values.serve.drainSeconds | quote }}
+- --start-timeout-s
+- {{ .Values.serve.startSeconds | quote }}
+- --json-log
 - --model-name
 - {{ .Values.serve.modelName | quote }}
 {{- range $name, $number := .Values.serve.limits }}
@@ -37,12 +42,11 @@
 {{- end }}
 {{- end }}
 
-{{/* Takes a list: the root, a probe's times. */}}
+{{/* Takes a list: what is asked of the supervisor, a probe's times. */}}
 {{- define "nvlm.probe" -}}
 httpGet:
-  path: /health
-  port: api
-  scheme: {{ ternary "HTTPS" "HTTP" (not (empty (index . 0).Values.serve.tls.existingSecret)) }}
+  path: {{ index . 0 }}
+  port: health
 {{ toYaml (index . 1) }}
 {{- end }}
 
@@ -92,10 +96,11 @@ spec:
         {{- with .Values.serve.env }}{{ toYaml . | nindent 8 }}{{ end }}
       ports:
         - {name: api, containerPort: 9000}
+        - {name: health, containerPort: 9001}
         - {name: metrics, containerPort: 8002}
-      startupProbe: {{ include "nvlm.probe" (list . .Values.probes.startup) | nindent 8 }}
-      readinessProbe: {{ include "nvlm.probe" (list . .Values.probes.readiness) | nindent 8 }}
-      livenessProbe: {{ include "nvlm.probe" (list . .Values.probes.liveness) | nindent 8 }}
+      startupProbe: {{ include "nvlm.probe" (list "/health" .Values.probes.startup) | nindent 8 }}
+      readinessProbe: {{ include "nvlm.probe" (list "/health" .Values.probes.readiness) | nindent 8 }}
+      livenessProbe: {{ include "nvlm.probe" (list "/live" .Values.probes.liveness) | nindent 8 }}
       lifecycle:
         preStop:
           sleep: {seconds: {{ .Values.serve.preStopSeconds }}}
