@@ -13,7 +13,7 @@ import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["CodeWriter", "Loop", "MachineCode", "host_features"]
 
@@ -28,7 +28,7 @@ def host_features() -> dict[str, bool]:
 
 
 class MachineCode:
-    """Compiled functions; they live as long as this does. ``features`` None means all that the processor has."""
+    """Compiled functions. ``features`` None means all that the processor has."""
 
     def __init__(self, module: Any, features: Mapping[str, bool] | None = None) -> None:
         import llvmlite.binding as llvm
@@ -47,8 +47,10 @@ class MachineCode:
 
     def function(self, name: str, parameters: str) -> Callable[..., None]:
         """A written function by its name; ``parameters`` as it was written with."""
-        prototype = ctypes.CFUNCTYPE(None, *(_KINDS[kind] for kind in parameters))
-        return prototype(self._owner.get_function_address(name))
+        prototype: Any = ctypes.CFUNCTYPE(None, *(_KINDS[kind] for kind in parameters))
+        function: Any = prototype(self._owner.get_function_address(name))
+        function.owner = self._owner  # the code lives as long as any function of it
+        return cast(Callable[..., None], function)
 
 
 @dataclass(slots=True)

@@ -61,7 +61,6 @@ class FilterCode:
         self.turn = code.function("turn", "aiia")
         self.across = code.function("across", "aaaaiiai")
         self.down = code.function("down", "aiaaaiiiai")
-        self._code = code
 
 
 class _Writer(CodeWriter):

@@ -173,6 +173,19 @@ def test_a_full_queue_refuses_at_once_and_recovers(start):
         assert listener.wait().finish is FinishReason.LENGTH
 
 
+def test_of_prompts_that_come_together_the_first_hears_first(start):
+    runner = SteppedRunner()
+    engine = start(runner)
+    submit(engine, max_tokens=1)
+    assert runner.next_call() == "prefill"
+    first, second = (submit(engine, name) for name in ("first", "second"))
+    for _ in range(2):  # the end of the step before, and the first one's prompt
+        runner.permits.put(None)
+        assert runner.next_call() == "prefill"
+    assert first.first.wait(PATIENCE_S)  # the second one's prompt is not yet computed
+    assert second.emissions == []
+
+
 def cancelled(listener):
     last = listener.wait()
     assert isinstance(last.error, CancelledError)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 
 import numpy as np
 
+from nvlm_trt.embedded.compiled.step_function import step_function
 from tests.embedded.block_runners import continued, prefill, scattered_tables
 from tests.embedded.compiled.runners import make_runner
 from tests.embedded.decoder_folder import CONFIG, picture_prompt
@@ -58,3 +60,12 @@ def test_steps_at_any_distance_give_the_same_bits(decoder_folder):
         time.sleep(rng.choice([0, 2e-5, 1e-4, 2e-4, 1e-3]))
         assert np.array_equal(prefill(runner, blocks, *PROMPT, chunk=70), expected)
     runner.close()
+
+
+def test_code_that_nobody_else_keeps_is_kept(decoder_folder):
+    """Compiled code is shared by runners of equal sizes, and must outlive its place in the books."""
+    runner = make_runner(decoder_folder)
+    expected = continued(runner, [PROMPT], 1)
+    step_function.cache_clear()
+    gc.collect()
+    assert np.array_equal(continued(runner, [PROMPT], 1), expected)
