@@ -28,7 +28,6 @@ def _with(extra: str) -> bytes:
 
 _NO_VERSION = f"/v2/models/ensemble/versions/{'9' * 20}/generate"
 _INFER = "/v2/models/preprocessing/infer"
-_REGISTER = "/v2/systemsharedmemory/region/mine/register"
 
 BODIES = [
     Body("what is not JSON", b"not json", REFUSED, "failed to parse the request JSON buffer"),
@@ -68,9 +67,6 @@ BODIES = [
          "parameters": {"shared_memory_region": "theirs", "shared_memory_byte_size": 5}},
         {"name": "max_tokens", "datatype": "INT32", "shape": [1], "data": [1]},
     ]}).encode(), REFUSED, "Unable to find shared memory region", _INFER),
-    Body("to share memory that is not there", b'{"key":"nobody","offset":0,"byte_size":5}', REFUSED,
-         "Unable to open", _REGISTER),
-    Body("to unload a model", b"{}", REFUSED, "not allowed", "/v2/repository/models/ensemble/unload"),
     Body("a misspelt parameter", _with('"temperatur":1'), "E-PARAM-UNSUPPORTED"),
     Body("five thousand parameters", _with(",".join(f'"p{n}":1' for n in range(5000))), "E-PARAM-UNSUPPORTED"),
     Body("a parameter with a name of a megabyte", _with(f'"{"p" * 10**6}":1'), "E-PARAM-UNSUPPORTED"),

@@ -5,7 +5,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.attacks.doors import Door, GenerateDoor, GenerateStreamDoor, GrpcDoor, Reply
+from tests.attacks.footprint import TritonFootprint
 from tests.attacks.pictures import good_picture_uri
+
+MAY_STAY_BYTES = 96 * 2**20
+"""Of one attack, in the heaps of five processes: the largest request has 44 MB, the largest picture 150 MB."""
 
 GOOD = {"text_input": "What is shown?", "max_tokens": 8}
 
@@ -44,8 +48,17 @@ def good_reply(grpc_door) -> Reply:
     return reply
 
 
+@pytest.fixture(scope="session")
+def held(server, good_reply) -> TritonFootprint:
+    return TritonFootprint(server.address.grpc_port)
+
+
 @pytest.fixture
-def unharmed(good_reply, grpc_door) -> Iterator[None]:
-    """After the test the same server answers a good request as it did before."""
+def unharmed(good_reply, grpc_door, held) -> Iterator[None]:
+    """After the test the same server answers a good request as it did before, and holds no more than it did."""
+    files, memory_bytes = held.files(), held.memory.bytes()
     yield
     assert ask_well(grpc_door) == good_reply
+    assert held.memory.alive
+    assert held.files() == files
+    assert held.memory.bytes() < memory_bytes + MAY_STAY_BYTES

@@ -100,14 +100,24 @@ class GrpcDoor:
         return self.send_message(request)
 
     def send_message(self, request: Any) -> Reply:
-        text, input_tokens = b"", 0
+        """The stream is read to its end: Triton 2.51 keeps the request of one that is given up when it has failed."""
+        text, input_tokens, error = b"", 0, ""
         for response in self._stub.ModelStreamInfer(iter([request]), timeout=TIMEOUT_S):
             if response.error_message:
-                return Reply(error=response.error_message)
+                error = error or response.error_message
+                continue
             outputs = read_outputs(response.infer_response)
             text += b"".join(outputs.get("text_output", ()))
             input_tokens = outputs.get("num_input_tokens", [0])[0]
-        return Reply(text=text.decode(), input_tokens=input_tokens)
+        return Reply(error=error) if error else Reply(text=text.decode(), input_tokens=input_tokens)
+
+    def call(self, method: str, message: bytes, metadata: Sequence[tuple[str, str]] = ()) -> tuple[str, str]:
+        """The status's name and the words of one call; OK and none if it was answered."""
+        try:
+            self._channel.unary_unary(method)(message, timeout=TIMEOUT_S, metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code().name, error.details()
+        return "OK", ""
 
     def outputs(self, model: str, values: Mapping[str, Any], name: str) -> list[Any]:
         """One output of a model that answers once."""
@@ -134,9 +144,12 @@ class GenerateDoor:
         return self.post(self.path, _json(values))
 
     def post(self, path: str, body: bytes) -> Reply:
+        return self.knock("POST", path, body, {"Content-Type": "application/json"})
+
+    def knock(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         connection = http.client.HTTPConnection(self._address.host, self._address.http_port, timeout=TIMEOUT_S)
         try:
-            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            connection.request(method, path, body, dict(headers))
             response = connection.getresponse()
             return _reply(response.status, response.read())
         finally:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ipaddress
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from nvlm_trt.gateway.server import GatewayServer
 from nvlm_trt.gateway.settings import GatewaySettings, Limits
 from nvlm_trt.intake.fetch import Fetcher
 from tests.attacks.attack import ANSWERED, Attack, secrets_in
+from tests.attacks.footprint import ProcessMemory
 from tests.attacks.gateway_bodies import (
     GOOD_CHAT,
     LISTED_HOST,
@@ -140,3 +144,30 @@ def test_many_vanishing_clients_leave_the_door_open(door, good_answer):
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: door\r\nContent-Le"[: number % 64])
     assert ask_well(door) == good_answer
+
+
+def test_all_of_them_twice_leave_a_gateway_as_it_was(server, tmp_path):
+    """A process of its own: its memory, its open files, and the folder it runs in."""
+    command = [sys.executable, "-m", "nvlm_trt", "gateway", server.grpc_url, "--port", "0", "--quiet", "--json"]
+    with subprocess.Popen(
+        [*command, "--allow-image-host", LISTED_HOST], cwd=tmp_path, stdout=subprocess.PIPE
+    ) as gateway:
+        try:
+            assert gateway.stdout is not None
+            url = json.loads(b"".join(iter(gateway.stdout.readline, b"}\n")) + b"}")["gateway"]
+            memory, files = ProcessMemory(gateway.pid), Path(f"/proc/{gateway.pid}/fd")
+
+            def attack() -> tuple[int, int]:
+                for one in REQUESTS:
+                    send(url, one.body(), path=one.path, method=one.method, headers=one.headers)
+                for picture in PICTURES:
+                    send(url, {**GOOD_CHAT, **chat_picture(named(str(picture.change()["image_url_input"][0])))})
+                return memory.bytes(), len(list(files.iterdir()))
+
+            first_bytes, first_files = attack()
+            last_bytes, last_files = attack()
+        finally:
+            gateway.terminate()
+    assert last_bytes < first_bytes + 32 * 2**20
+    assert last_files <= first_files
+    assert list(tmp_path.iterdir()) == []

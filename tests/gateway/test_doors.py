@@ -129,6 +129,25 @@ def test_openais_client_tries_again_by_itself(server):
             assert set(pool.map(ask, range(3))) == {"length"}
 
 
+def test_openais_client_knows_what_it_was_refused_for(server):
+    settings = GatewaySettings(port=0, api_keys=KEYS, limits=Limits(answers=1, waiting=1))
+    with GatewayServer(settings, server.grpc_url) as gateway, ThreadPoolExecutor(3) as pool:
+        base = f"{gateway.url}/v1"
+        with (
+            openai.OpenAI(base_url=base, api_key=KEYS[1], max_retries=0) as chat,
+            openai.OpenAI(base_url=base, api_key="a-key-that-nobody-gave", max_retries=0) as stranger,
+        ):
+            assert chat.models.list().data[0].id == "nvlm-d"
+            with pytest.raises(openai.AuthenticationError) as refused:
+                stranger.chat.completions.create(**GOOD)
+            assert refused.value.code == "E-DOOR-KEY"
+            long = {**GOOD, "max_tokens": 900, "extra_body": {"ignore_eos": True}}
+            asked = [pool.submit(chat.chat.completions.create, **long) for _ in range(3)]
+            (busy,) = (error for one in asked if (error := one.exception()) is not None)
+            assert isinstance(busy, openai.RateLimitError)
+            assert busy.response.headers["retry-after"] == "1"
+
+
 def test_health_asks_the_ensemble_and_says_no_when_nobody_answers(gateway):
     assert send(gateway.url, path="/health").json == {"status": "ok"}
     with GatewayServer(GatewaySettings(port=0), "grpc://127.0.0.1:9") as lost:
