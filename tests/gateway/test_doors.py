@@ -141,8 +141,12 @@ def test_openais_client_knows_what_it_was_refused_for(server):
             with pytest.raises(openai.AuthenticationError) as refused:
                 stranger.chat.completions.create(**GOOD)
             assert refused.value.code == "E-DOOR-KEY"
-            long = {**GOOD, "max_tokens": 900, "extra_body": {"ignore_eos": True}}
-            asked = [pool.submit(chat.chat.completions.create, **long) for _ in range(3)]
+
+            def ask_long(_: int) -> object:
+                long = {**GOOD, "max_tokens": 900, "extra_body": {"ignore_eos": True}}
+                return chat.chat.completions.create(**long)
+
+            asked = [pool.submit(ask_long, number) for number in range(3)]
             (busy,) = (error for one in asked if (error := one.exception()) is not None)
             assert isinstance(busy, openai.RateLimitError)
             assert busy.response.headers["retry-after"] == "1"
