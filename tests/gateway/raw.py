@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 __all__ = ["GOOD", "Told", "connect", "request_bytes", "send"]
 
 TIMEOUT_S = 20.0
-GOOD = {"model": "nvlm-d", "messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 4}
+GOOD: dict[str, Any] = {"model": "nvlm-d", "messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 4}
 
 
 @dataclass(frozen=True)
