@@ -109,6 +109,8 @@ def serve(
             urls |= {"health": supervisor.health_url, **({"gateway": door.url} if door else {})}
             output.result({"format": 1, **urls}, "\n".join(f"{name:8} {url}" for name, url in urls.items()))
             output.note(f"ask: nvlm-trt ask {grpc_url} --image PICTURE QUESTION    stop: Ctrl-C")
+            if door and settings and settings.page:
+                output.note(f"or in a browser: {door.url}/")
             while not until_stopped.wait():
                 supervisor.check_not_given_up()
             output.note("stopping")
