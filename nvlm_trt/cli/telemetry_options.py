@@ -18,8 +18,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def telemetry_options(command: F) -> F:
-    """Adds the options. What was chosen goes into the environment, where this program's own parts and those that it
-    starts find it; the command gets nothing."""
+    """Adds the options. While the command runs, what was chosen is in the environment, where its own parts and those
+    that it starts find it; the command itself gets nothing."""
 
     @click.option(
         "--request-log",
@@ -39,8 +39,15 @@ def telemetry_options(command: F) -> F:
     def wrapped(*args: Any, request_log: Path | None, otlp_traces_endpoint: str | None, **kwargs: Any) -> Any:
         # Triton's models run in another folder.
         chosen = TelemetrySettings(request_log and request_log.absolute(), otlp_traces_endpoint)
+        before = dict(os.environ)
         os.environ[REQUEST_LOG] = str(chosen.request_log or "")
         os.environ[TRACES_ENDPOINT] = chosen.traces_endpoint or ""
-        return command(*args, **kwargs)
+        try:
+            return command(*args, **kwargs)
+        finally:
+            for name in (REQUEST_LOG, TRACES_ENDPOINT):
+                os.environ.pop(name)
+                if name in before:
+                    os.environ[name] = before[name]
 
     return wrapped  # type: ignore[return-value]

@@ -20,6 +20,8 @@ from click.testing import CliRunner, Result
 from nvlm_trt.cli import main
 from nvlm_trt.pipeline.builder import build
 from nvlm_trt.resources import resource_folder
+from tests.gateway.raw import GOOD, send
+from tests.triton.test_cancel import wait_until
 
 ROOT = Path(__file__).parents[2]
 FREE_PORTS = tuple(f"--{name}-port=0" for name in ("http", "grpc", "metrics", "gateway", "health"))
@@ -41,9 +43,9 @@ class Served:
     gateway: str
 
 
-def start(deployment: Path) -> Served:
+def start(deployment: Path, *more: str) -> Served:
     process = subprocess.Popen(
-        [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), *FREE_PORTS, "--json"],
+        [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), *FREE_PORTS, *more, "--json"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -58,8 +60,13 @@ def start(deployment: Path) -> Served:
 
 
 @pytest.fixture(scope="module")
-def served(deployment: Path) -> Iterator[Served]:
-    served = start(deployment)
+def request_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("logs") / "requests.jsonl"
+
+
+@pytest.fixture(scope="module")
+def served(deployment: Path, request_log: Path) -> Iterator[Served]:
+    served = start(deployment, "--request-log", str(request_log))
     yield served
     served.process.terminate()
     served.process.communicate(timeout=30)
@@ -92,6 +99,17 @@ def test_the_answer_is_on_stdout_and_the_facts_beside_it(served: Served) -> None
         assert "8 out, first after" in told
     quiet = ask(served.grpc, "--max-tokens", "2", "Hello", "--quiet")
     assert quiet.stderr == ""
+
+
+def test_every_process_of_the_service_writes_to_the_request_log(served: Served, request_log: Path) -> None:
+    assert send(served.gateway, GOOD, headers={"X-Request-Id": "from-the-door"}).status == 200
+
+    def parts() -> set[str]:
+        lines = request_log.read_text(encoding="ascii").splitlines()
+        return {json.loads(line)["part"] for line in lines if "from-the-door" in line}
+
+    models = {"preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing"}
+    assert wait_until(lambda: parts() == {"gateway", *models})
 
 
 @pytest.mark.parametrize(
@@ -270,6 +288,7 @@ def test_a_production_deployment_is_served_by_the_same_command_in_its_container(
         ((), "E-USAGE-CONTAINER"),
         (("--http-port", "0"), "E-USAGE-PORT"),
         (("--server-log", "log"), "E-USAGE-CONTAINER"),
+        (("--request-log", "log"), "E-USAGE-CONTAINER"),
     ],
 )
 def test_what_a_container_cannot_be_told(deployment: Path, arguments, code: str) -> None:

@@ -42,12 +42,12 @@ def test_who_has_a_key_is_let_in(locked, key):
     assert told.status == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/v1/models/other"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/chat/prompt", "/v1/models", "/v1/models/other"])
 @pytest.mark.parametrize(
     "value", [None, "", "Bearer", "Bearer ", f"Basic {KEYS[0]}", f"Bearer {KEYS[0]}x", KEYS[0], f"Bearer  {KEYS[0]}"]
 )
 def test_who_has_none_is_not(locked, path, value):
-    body = GOOD if path.endswith("completions") else None
+    body = GOOD if "chat" in path else None
     told = send(locked.url, body, path=path, headers={} if value is None else {"Authorization": value})
     assert (told.status, told.code, told.json["error"]["type"]) == (401, "E-DOOR-KEY", "authentication_error")
     assert told.headers["www-authenticate"] == "Bearer"
