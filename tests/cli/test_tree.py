@@ -20,7 +20,11 @@ ROOT = Path(__file__).parents[2]
 GATEWAY = {
     *("--model-name", "--api-key-file", "--tls-cert", "--tls-key", "--allow-origin", "--allow-image-host", "--limit"),
     *("--no-page", "--request-log", "--otlp-traces-endpoint"),
-    *("--host", "--checkpoint", "--dry-run", "--json", "--quiet"),
+    *("--host", "--checkpoint", "--drain-s", "--dry-run", "--json", "--quiet"),
+}
+SUPERVISE = {
+    *("--health-port", "--ask-every-s", "--ask-timeout-s", "--start-timeout-s", "--max-failures", "--failure-window-s"),
+    *("--json-log", "--server-log"),
 }
 TREE = {
     "doctor": {"--json", "--quiet"},
@@ -29,7 +33,9 @@ TREE = {
     "build": {"--recipe", "-o", "--until", "--dry-run", "--json", "--quiet"},
     "verify": {"--checkpoint", "--json", "--quiet"},
     "explain": {"--json", "--quiet"},
-    "serve": GATEWAY | {"--http-port", "--grpc-port", "--metrics-port", "--gateway-port", "--no-gateway"},
+    "serve": GATEWAY
+    | SUPERVISE
+    | {"--http-port", "--grpc-port", "--metrics-port", "--gateway-port", "--no-gateway", "--container"},
     "gateway": GATEWAY | {"--port"},
     "ask": {
         *("--image", "--protocol", "--stream", "--max-tokens", "--temperature", "--top-k", "--top-p", "--seed"),
