@@ -15,6 +15,8 @@ from nvlm_trt.pipeline.recipe_file import read_draft, recipe_names
 from nvlm_trt.plan.calibration_size import calibration_size
 from nvlm_trt.plan.planner import make_plan
 from nvlm_trt.plan.resolve import resolve
+from nvlm_trt.supervise.readiness import ReadinessServer
+from tests.gateway.raw import send
 from tests.production.command_line import accepted, option
 from tests.production.conftest import VARIANTS
 from tests.production.helm import LEAST, Refused, Rendered, defaults, notes, render
@@ -29,6 +31,15 @@ PRODUCTION = [name for name in recipe_names() if read_draft(name).gpu is not Non
 def rendered(request, variant) -> Rendered:
     chart: Rendered = variant(request.param)
     return chart
+
+
+@pytest.fixture(scope="module")
+def answered() -> set[str]:
+    """The paths of ``asked`` that a real supervisor's readiness answers."""
+    asked = ("/health", "/live", "/ready", "/")
+    with ReadinessServer("127.0.0.1", 0, lambda: None, dict) as readiness:
+        host, port = readiness._server.server_address[:2]
+        return {path for path in asked if send(f"http://{host!s}:{port}", path=path).status == 200}
 
 
 def bytes_of(quantity: str) -> int:
@@ -126,7 +137,7 @@ def test_ports_are_those_that_serve_listens_on(rendered):
                 assert backend["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
 
 
-def test_probes_ask_the_readiness_that_is_true(rendered):
+def test_probes_ask_the_readiness_that_is_true(rendered, answered):
     for pod in rendered.templates.values():
         for container in pod["spec"]["containers"]:
             asked = {
@@ -138,11 +149,12 @@ def test_probes_ask_the_readiness_that_is_true(rendered):
             if container["name"] == "server":
                 paths = {name: probe["httpGet"]["path"] for name, probe in asked.items()}
                 assert paths == {"startup": "/health", "readiness": "/health", "liveness": "/live"}
+                assert set(paths.values()) <= answered
                 assert {probe["httpGet"]["port"] for probe in asked.values()} == {"health"}
                 assert {"name": "health", "containerPort": option("serve", "health_port")} in container["ports"]
                 assert min(probe["timeoutSeconds"] for probe in asked.values()) > option("serve", "ask_timeout_s")
                 startup, allowed = asked["startup"], option_of(container["args"], "--start-timeout-s")
-                assert startup["periodSeconds"] * startup["failureThreshold"] >= allowed
+                assert startup["periodSeconds"] * startup["failureThreshold"] > allowed
 
 
 def option_of(arguments: list[str], name: str) -> float:

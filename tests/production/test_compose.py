@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from nvlm_trt import __version__
-from nvlm_trt.gateway.settings import GatewaySettings
 from tests.production.command_line import accepted, option
 from tests.production.helm import BUILD
 
@@ -74,10 +73,16 @@ def test_health_is_the_true_readiness(services):
     health = services["serve"]["healthcheck"]
     assert f"http://127.0.0.1:{option('serve', 'health_port')}/health" in health["test"][-1]
     compile(health["test"][-1], "health", "exec")
-    assert int(health["timeout"].rstrip("s")) > GatewaySettings().limits.health_s
+    assert int(health["timeout"].rstrip("s")) > option("serve", "ask_timeout_s")
     assert services["build"]["healthcheck"] == {"disable": True}
 
 
 def test_strangers_reach_the_gateway_alone_and_only_when_they_are_let(services):
     assert services["serve"]["ports"] == [f"127.0.0.1:9000:{option('serve', 'gateway_port')}"]
     assert "ports" not in services["build"]
+
+
+def test_it_may_drain_before_it_is_killed(services):
+    command = services["serve"]["command"]
+    drain_s = float(command[command.index("--drain-s") + 1])
+    assert int(services["serve"]["stop_grace_period"].rstrip("s")) > drain_s + 10
