@@ -3,7 +3,7 @@
 Triton's own end cannot be relied on, nor can a program end its children once it is killed. So a small process that does
 nothing else stands between the two. Its standard input is a pipe from that program: a byte T in it passes SIGTERM on to
 the command, K ends everything, and so does the pipe's end, which the kernel makes however the program dies. On its
-standard output it tells the command's process id, and nothing more.
+standard output it tells the command's process id; that output's end is its own.
 
 "Everything" is found, not remembered: orphans of the command's become children of this process (a subreaper), whatever
 session or group they made for themselves, and it kills children until it has none. Then it removes what is LEFT in the
@@ -41,7 +41,6 @@ def _main() -> int:
     if child == 0:
         _become(libc, command, keeper)
     os.write(1, b"%d\n" % child)
-    os.close(1)
     status, orphaned = _watch(child)
     _kill_all(child)
     for trace in left:
@@ -96,7 +95,7 @@ def _kill_all(child: int) -> None:
         for pid in _children():
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(0.002)
+        select.select([], [], [], 0.002)
 
 
 def _children() -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -83,11 +84,12 @@ def serve(
     from nvlm_trt.deploy.staged_triton import StagedTriton
     from nvlm_trt.supervise.supervisor import Supervisor
 
-    with UntilStopped() as until_stopped:
+    with UntilStopped() as until_stopped, contextlib.ExitStack() as stack:
         ports = dict(zip(ports, choose_ports(host, list(ports.items())), strict=True))
         output.note(f"starting Triton for {folder}")
         places = ports["HTTP"], ports["gRPC"], ports["metrics"]
         triton = StagedTriton(deployment.folder, deployment.checkpoint, host, places, supervise.server_log)
+        stack.callback(triton.close)
         grpc_url = triton.address.grpc_url
         door = None
         if settings is not None:
@@ -114,7 +116,7 @@ def serve(
             while not until_stopped.wait():
                 supervisor.check_not_given_up()
             output.note("stopping")
-            supervisor.drain(supervise.drain_s, until_stopped.told_again)
+            supervisor.drain(supervise.drain_s, until_stopped.hurry)
 
 
 def _door(

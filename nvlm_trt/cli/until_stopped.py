@@ -16,7 +16,8 @@ class UntilStopped:
 
     def __init__(self) -> None:
         self._begun, self._stop = threading.Event(), threading.Event()
-        self._again = threading.Event()
+        self.hurry = threading.Event()
+        """Set by a second signal, after the one that stops."""
 
     def begin(self) -> None:
         """From now on a signal does not interrupt; ``wait`` tells of it."""
@@ -25,10 +26,6 @@ class UntilStopped:
     def wait(self, seconds: float = _WATCH_S) -> bool:
         """Whether to stop; waits for it."""
         return self._stop.wait(seconds)
-
-    def told_again(self) -> bool:
-        """Whether somebody is in a hurry: a second signal came after the one that stops."""
-        return self._again.is_set()
 
     def __enter__(self) -> UntilStopped:
         self._before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -43,4 +40,4 @@ class UntilStopped:
     def _take(self, *_: object) -> None:
         if not self._begun.is_set():
             raise KeyboardInterrupt
-        (self._again if self._stop.is_set() else self._stop).set()
+        (self.hurry if self._stop.is_set() else self._stop).set()

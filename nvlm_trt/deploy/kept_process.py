@@ -7,6 +7,7 @@ everything that the program left.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -48,10 +49,10 @@ class KeptProcess:
                 pass_fds=keep_open,
                 start_new_session=True,
             )
+        assert self._keeper.stdin is not None
         assert self._keeper.stdout is not None
-        told = self._keeper.stdout.readline()
-        self._keeper.stdout.close()
-        self.pid = int(told or 0)
+        self._orders, self._line = self._keeper.stdin, self._keeper.stdout
+        self.pid = int(self._line.readline() or 0)
 
     @property
     def exit_status(self) -> int | None:
@@ -60,8 +61,9 @@ class KeptProcess:
 
     def wait(self, timeout_s: float) -> int | None:
         """``exit_status``, once it has ended or after ``timeout_s`` seconds."""
-        with suppress(subprocess.TimeoutExpired):
-            self._keeper.wait(timeout_s)
+        # Its output ends with it, which is known at once; subprocess would come to look now and then.
+        if not self._line.closed and select.select([self._line], [], [], timeout_s)[0]:
+            self._keeper.wait()
         return self.exit_status
 
     def terminate(self) -> None:
@@ -72,18 +74,17 @@ class KeptProcess:
         """End it and all it started. May be called again."""
         self._tell(b"K")
         self._keeper.wait()
-        if self._keeper.stdin is not None:
-            with suppress(OSError):
-                self._keeper.stdin.close()
+        self._orders.close()
+        self._line.close()
         # Needed where the keeper itself was killed: its command died with it, but not what that had started.
         with suppress(OSError):
             if self.pid:
                 os.killpg(self.pid, signal.SIGKILL)
 
     def _tell(self, what: bytes) -> None:
-        assert self._keeper.stdin is not None
-        with suppress(OSError, ValueError):
-            self._keeper.stdin.write(what)
+        if not self._orders.closed:
+            with suppress(OSError):
+                self._orders.write(what)
 
     @staticmethod
     def _status(code: int | None) -> int | None:

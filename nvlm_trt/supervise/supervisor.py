@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -105,9 +104,9 @@ class Supervisor:
             "restarts": {watcher.part.name: watcher.restarts for watcher in self._watchers},
         }
 
-    def drain(self, within_s: float, hurry: Callable[[], bool] = lambda: False) -> None:
-        """Take no more questions, let those that have begun be answered within ``within_s`` seconds or until ``hurry``,
-        and end the rest with errors.
+    def drain(self, within_s: float, hurry: threading.Event) -> None:
+        """Take no more questions, let those that have begun be answered within ``within_s`` seconds or until ``hurry``
+        is set, and end the rest with errors.
         """
         self._draining.set()
         began_s = time.monotonic()
@@ -121,7 +120,7 @@ class Supervisor:
         if not finished:
             with suppress(OSError):
                 self._triton.end_streams()
-            self._wait_idle(time.monotonic() + _ENDING_S)
+            self._wait_idle(time.monotonic() + _ENDING_S, threading.Event())
         waited_s = time.monotonic() - began_s
         text = f"{'every answer was finished' if finished else 'answers were cut short'} after {waited_s:.1f} s"
         self._events("server", "drained", text, finished=finished, seconds=round(waited_s, 3))
@@ -142,17 +141,16 @@ class Supervisor:
             self._readiness.close()
             self._readiness = None
 
-    def _wait_idle(self, until_s: float, hurry: Callable[[], bool] = lambda: False) -> bool:
+    def _wait_idle(self, until_s: float, hurry: threading.Event) -> bool:
         """Whether all that was begun is over, before ``until_s``."""
         idle_since_s: float | None = None
-        while (now_s := time.monotonic()) < until_s and not hurry():
+        while (now_s := time.monotonic()) < until_s and not hurry.wait(_LOOK_S):
             if self._busy():
                 idle_since_s = None
             else:
                 idle_since_s = idle_since_s or now_s
                 if now_s - idle_since_s >= _IDLE_S:
                     return True
-            time.sleep(_LOOK_S)
         return False
 
     def _busy(self) -> bool:

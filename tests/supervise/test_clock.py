@@ -7,18 +7,21 @@ installs it. The clock that nobody can set is left alone, as it is when a real o
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nvlm_trt.client import AskOptions, GrpcClient
-from tests.deploy.processes import wait_for
 from tests.gateway.raw import GOOD, send
 from tests.supervise.service import Service
 
-LONG = AskOptions(max_tokens=900, min_tokens=900)
+# The library makes everything several times as slow.
+LONG = AskOptions(max_tokens=100, min_tokens=100)
 DAY_S = 86400
+# So often the library looks at the file.
+LOOK_S = 1
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def service(deployment: Path, clock: Path) -> Iterator[Service]:
         **os.environ,
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_CACHE_DURATION": str(LOOK_S),
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",
     }
@@ -52,15 +55,17 @@ def day(service: Service) -> str:
 def test_a_clock_that_jumps_cuts_nothing_short_and_restarts_nothing(service, clock):
     today = day(service)
     with GrpcClient(service.urls["grpc"], timeout_s=20) as client:
-        for jump in (DAY_S, -DAY_S, 0):
+        for jump in (DAY_S, -DAY_S):
+            begun_s = time.monotonic()
             with client.stream("Tell a story.", (), LONG) as stream:
                 next(stream)
                 clock.write_text(f"{jump:+}")
                 assert stream.finish().output_tokens == LONG.max_tokens
-            assert wait_for(lambda: service.health().status == 200)
+            while time.monotonic() < begun_s + 1.5 * LOOK_S:
+                assert service.asks() == service.answer
+            assert service.health().status == 200
             assert send(service.urls["gateway"], GOOD).status == 200
-            assert service.asks() == service.answer
     assert service.restarts("triton") == service.restarts("gateway") == 0
-    clock.write_text(f"{DAY_S:+}")
-    assert service.stop() == 0
-    assert day(service) > today
+    service.kill("nvlm_trt gateway")
+    assert service.recovers("gateway", 0)
+    assert day(service) < today
