@@ -117,6 +117,8 @@ class Stream:
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(urlsplit(url), path, body))
         self._thread.start()
+
+    def wait_begun(self) -> None:
         self._begun.wait(_LIMIT_S)
 
     def join(self) -> float | None:
@@ -138,7 +140,7 @@ class Stream:
 
 
 def measure(service: Service, fault: Fault) -> dict[str, float]:
-    streams = {}
+    streams, process = {}, service.pid(fault.process)
     if fault.streams:
         long = {"max_tokens": 900, "min_tokens": 900, "stream": True}
         triton = {"id": f"stream-{time.monotonic_ns()}", "text_input": "Tell a long story.", **long}
@@ -146,9 +148,11 @@ def measure(service: Service, fault: Fault) -> dict[str, float]:
         streams["gateway"] = Stream(service.urls["gateway"], "/v1/chat/completions", chat)
         if not fault.gateway:
             streams["Triton"] = Stream(service.urls["http"], "/v2/models/ensemble/generate_stream", triton)
+    for stream in streams.values():
+        stream.wait_begun()
     ask = service.chat if fault.gateway else service.ask
     began = time.monotonic()
-    os.kill(service.pid(fault.process), fault.number)
+    os.kill(process, fault.number)
     found: dict[str, float] = {}
     if not fault.gateway:
         found["noticed"] = _until(lambda: not service.ready()) - began

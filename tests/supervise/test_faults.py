@@ -6,6 +6,7 @@ One service for all: a fault is over when it answers as it did at first.
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import signal
 import threading
@@ -36,9 +37,23 @@ def service(deployment: Path) -> Iterator[Service]:
 
 
 class Streams:
-    """Two long streams, by gRPC and at the gateway, and what becomes of each."""
+    """Two long streams, by gRPC and at the gateway, and what becomes of them. In their middle the decoder is stopped."""
 
     def __init__(self, service: Service) -> None:
+        self._decoder = service.pid("tensorrt_llm_0_0")
+        while not self._begin(service):  # the small decoder may be done with one before the other begins
+            self.go_on()
+            self.join()
+
+    def go_on(self) -> None:
+        os.kill(self._decoder, signal.SIGCONT)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _begin(self, service: Service) -> bool:
+        """Whether neither is over when the decoder stands still."""
         self.pieces: dict[str, list[str]] = {"grpc": [], "gateway": []}
         self.errors: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
@@ -48,11 +63,10 @@ class Streams:
         ]
         for thread in self._threads:
             thread.start()
-        assert wait_for(lambda: all(self.pieces.values()))
-
-    def join(self) -> None:
-        for thread in self._threads:
-            thread.join()
+        assert wait_for(lambda: all(self.pieces.values()) or self.seconds)
+        os.kill(self._decoder, signal.SIGSTOP)
+        time.sleep(0.1)  # for what it has sent already
+        return not self.seconds
 
     def _run(self, name: str, work, service: Service) -> None:
         began = time.monotonic()
@@ -117,6 +131,7 @@ def test_triton_that_hangs_is_ended_and_started_again(service):
 def test_a_killed_gateway_is_started_again_and_triton_goes_on(service):
     before, tritons, streams = service.restarts("gateway"), service.restarts("triton"), Streams(service)
     service.kill("nvlm_trt gateway")
+    streams.go_on()
     assert service.recovers("gateway", before)
     streams.join()
     assert "gateway" in streams.errors
