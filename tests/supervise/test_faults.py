@@ -37,7 +37,7 @@ def service(deployment: Path) -> Iterator[Service]:
 
 
 class Streams:
-    """Two long streams, by gRPC and at the gateway, and what becomes of them. In their middle the decoder is stopped."""
+    """Two long streams, by gRPC and at the gateway, and what becomes of each. In mid-stream the decoder is stopped."""
 
     def __init__(self, service: Service) -> None:
         self._decoder = service.pid("tensorrt_llm_0_0")
