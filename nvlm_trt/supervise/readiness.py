@@ -21,7 +21,7 @@ from nvlm_trt.errors import NvlmError
 
 __all__ = ["ReadinessServer"]
 
-_AT_ONCE = 32
+_AT_ONCE = 128
 _PATIENCE_S = 5.0
 
 

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
+from nvlm_trt.client import AskOptions, GrpcClient
 from tests.attacks.doors import picture_uri
-from tests.gateway.raw import connect
+from tests.gateway.raw import GOOD, connect, request_bytes, send
 from tests.triton.test_cancel import figure, wait_until
 
 TOKENS = 900
@@ -139,3 +140,22 @@ def test_200_clients_that_vanish_together(server, freed):
     for client in clients:
         client.close()
     freed(200 * TOKENS // 2)
+
+
+def test_200_clients_that_vanish_together_from_the_gateway(server, gateway, freed):
+    clients = [connect(gateway.url) for _ in range(200)]
+    for client in clients:
+        client.sendall(request_bytes({**GOOD, "max_tokens": TOKENS, "ignore_eos": True, "stream": True}))
+    assert clients[0].recv(2**16)
+    for client in clients:
+        client.close()
+    freed(200 * TOKENS // 2)
+    assert send(gateway.url, GOOD).status == 200
+
+
+def test_client_that_never_reads_hinders_nobody(server, freed):
+    """Triton keeps what it does not take: an answer of ``max_tokens`` at most."""
+    with connect(server.http_url) as client, GrpcClient(server.grpc_url) as other:
+        client.sendall(http_request("/v2/models/ensemble/generate_stream", {"id": "deaf", **LONG}))
+        assert other.ask("Hello", (), AskOptions(max_tokens=4)).output_tokens <= 4
+        freed(TOKENS + 5)

@@ -34,7 +34,8 @@ def assert_nothing_is_left_since(before: set[Path]) -> None:
 
 
 def named(path: Path, command: str) -> bool:
-    prefix = path.name if path.name.startswith("nvlm-trt-") else path.name[: path.name.rindex("_") + 1]
+    # nvlm_RUN_REGION or nvlm_RUN.lock, both of the run whose processes are told nvlm_RUN_
+    prefix = path.name if path.name.startswith("nvlm-trt-") else "_".join(path.stem.split("_")[:2]) + "_"
     return prefix in command
 
 
