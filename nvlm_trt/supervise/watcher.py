@@ -69,6 +69,8 @@ class Watcher:
         """Let the part be, alive or dead; returns when nobody starts or ends it any more."""
         self._stop.set()
         self._wake.set()
+        if self.state is not State.READY:
+            self.part.end()  # a start that waits for its first answer would be waited for
         if self._thread.is_alive():
             self._thread.join()
         self.state = State.LEFT
