@@ -78,7 +78,7 @@ class Service:
         self.answer = self.ask()
 
     def ask(self) -> str:
-        with HttpClient(self.urls["http"], 5) as client:
+        with HttpClient(self.urls["http"], 2, stops=False) as client:
             return client.ask(_QUESTION, (), _OPTIONS).text
 
     def chat(self) -> str:
