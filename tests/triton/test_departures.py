@@ -60,7 +60,7 @@ def test_http_connection_dropped_in_mid_stream(server, freed):
     with connect(server.http_url) as client:
         client.sendall(http_request("/v2/models/ensemble/generate_stream", {"id": "dropped", **LONG}))
         assert client.recv(2**16)
-    freed(TOKENS // 2)
+    freed(TOKENS)
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def tritonclient_stream(server, values: dict[str, object], request_id: str) -> I
 def test_triton_s_own_client_stops_its_stream(server, freed):
     with tritonclient_stream(server, LONG, "stopped") as client:
         client.stop_stream(cancel_requests=True)
-    freed(TOKENS // 2)
+    freed(TOKENS)
 
 
 @pytest.mark.parametrize("door", ["grpc", "http"])
