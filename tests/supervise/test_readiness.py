@@ -8,7 +8,6 @@ import pytest
 from nvlm_trt.deploy.address import choose_ports
 from nvlm_trt.errors import NvlmError, ServerError
 from nvlm_trt.supervise.readiness import ReadinessServer
-from tests.deploy.processes import wait_for
 from tests.gateway.raw import connect, send
 
 
@@ -73,19 +72,3 @@ def test_those_who_say_nothing_or_nonsense_or_go_away_stop_nobody(url):
                     client.sendall(what)
         connect(url).close()
         assert send(url, path="/health").status == 200
-
-
-def test_more_at_once_than_are_served_are_turned_away(url):
-    with contextlib.ExitStack() as stack:
-        for _ in range(200):
-            stack.enter_context(connect(url))
-        with pytest.raises(OSError):
-            send(url, path="/health")
-    assert wait_for(lambda: alive(url))  # they have left
-
-
-def alive(url: str) -> bool:
-    try:
-        return send(url, path="/live").status == 200
-    except OSError:
-        return False
