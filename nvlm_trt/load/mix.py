@@ -54,7 +54,7 @@ class RequestKind(_Section):
     @pydantic.field_validator("prompt_tokens", "answer_tokens", mode="before")
     @classmethod
     def _range(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else (value, value)
+        return tuple(value) if isinstance(value, list | tuple) else (value, value)
 
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> RequestKind:

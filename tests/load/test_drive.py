@@ -23,10 +23,16 @@ def plan(due_s: Sequence[float | None]) -> list[Planned]:
 
 
 async def driven(
-    behave: Behaviour, planned: list[Planned], clients: int | None, *, path: str = "", stop: asyncio.Event | None = None
+    behave: Behaviour,
+    planned: list[Planned],
+    clients: int | None,
+    *,
+    path: str = "",
+    timeout_s: float = 20.0,
+    stop: asyncio.Event | None = None,
 ) -> Driven:
     async with served(behave) as url:
-        door = door_of(url + path).open(url + path, 0.5)
+        door = door_of(url + path).open(url + path, timeout_s)
         prepared = [(one, door.prepare(one.request, [])) for one in planned]
         try:
             return await drive(door, prepared, clients, stop or asyncio.Event())
@@ -129,7 +135,7 @@ async def test_every_way_to_fail_has_its_code() -> None:
         else:  # 10 and 12 ask to stop what was left in the middle
             writer.write(head())
 
-    run = await driven(behave, plan([None] * 10), 1)
+    run = await driven(behave, plan([None] * 10), 1, timeout_s=0.5)
     assert [taken.code for taken in sorted(run.done, key=lambda taken: taken.number)] == [
         "HTTP-429",
         "E-BUSY-QUEUE",
