@@ -13,6 +13,7 @@ from nvlm_trt.errors import NvlmError, from_message
 
 __all__ = ["HttpStream", "RefusedByStatus", "body_bytes"]
 
+_MAX_LINE_BYTES = 2**20
 _IDLE_S = 4.0  # shorter than any server of ours keeps a connection, or a request would be lost on a closed one
 
 
@@ -42,17 +43,21 @@ class HttpStream:
             async with self._session.post(self._url + path, data=body) as response:
                 if response.status != 200:
                     raise _refusal(response.status, await response.read())
-                async for line in response.content:
-                    if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
-                        yield _parse(line[5:])
+                rest = b""
+                # By what has arrived, not line by line: a wait for each line would be most of the generator's work.
+                async for data in response.content.iter_any():
+                    *lines, rest = (rest + data).split(b"\n")
+                    if len(rest) > _MAX_LINE_BYTES:
+                        raise unreadable("a line without an end")
+                    for line in lines:
+                        if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
+                            yield _parse(line[5:])
         except TimeoutError:
             raise timed_out(self._timeout_s) from None
         except aiohttp.ClientConnectorError as error:
             raise unreachable(self._url, error) from None
         except (aiohttp.ClientError, OSError) as error:
             raise lost(error) from None
-        except ValueError as error:  # a line longer than is read
-            raise unreadable(error) from None
 
     async def close(self) -> None:
         await self._session.close()
