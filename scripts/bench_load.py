@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,8 @@ async def bare_loop(ask: Ask, bodies: Sequence[Any], clients: int) -> Round:
     return Round(tuple(texts), len(bodies) / seconds, cpu_s / seconds)
 
 
-def over_sockets(url: str) -> Ask:
+@contextlib.asynccontextmanager
+async def over_sockets(url: str) -> AsyncIterator[Ask]:
     """Connections are kept; a new one is made when none is at rest."""
     parts = urlsplit(url)
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -108,7 +109,10 @@ def over_sockets(url: str) -> Ask:
         idle.append((reader, writer))
         return text
 
-    return ask
+    yield ask
+    for _, writer in idle:
+        writer.close()
+        await writer.wait_closed()
 
 
 def over_stub(channel: Any) -> Ask:
