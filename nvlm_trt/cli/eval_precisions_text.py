@@ -22,7 +22,7 @@ def cost_text(cost: StudyCost) -> str:
         f"{cost.questions:,} questions; on disk at most {shown_bytes(cost.disk_bytes)}: decoder checkpoints ({sizes}), "
         f"pictures' rows {shown_bytes(cost.row_bytes)}, the reference's logits {shown_bytes(cost.logit_bytes)}, "
         f"hidden states {shown_bytes(cost.hidden_bytes)}",
-        f"the largest decoder takes {shown_bytes(cost.memory_bytes)} of memory in float32, one at a time",
+        f"in memory one decoder at a time, the largest {shown_bytes(cost.memory_bytes)}",
     ]
     if cost.layer_passes:
         lines.append(

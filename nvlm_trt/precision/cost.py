@@ -24,7 +24,8 @@ _FLOAT_BYTES = 4
 class StudyCost:
     """``checkpoint_bytes`` by precision are exact; the rest is at most.
 
-    ``memory_bytes`` is the decoder with its linears in float32, which ONNX Runtime holds; one at a time is loaded.
+    ``memory_bytes`` is the largest decoder as it is stored, one at a time; the runner "onnxruntime" widens linears to
+    float32 and takes up to four times that.
     ``layer_passes`` are walks over the decoder's weights, each of about ``layer_variants`` calibrations' arithmetic on
     the layer questions.
     """
@@ -76,14 +77,13 @@ def study_cost(
     tokens = min(layer_questions, questions) * recipe.decoder.max_seq_len
     variants = 2 * decoder.num_layers + 1
     together = min(variants, variants_per_pass(max(1, tokens), decoder.hidden_size))
-    elements = max(one.fp8_elements + one.plain_elements + one.head_elements for one in weights.values())
     return StudyCost(
         questions=questions,
         checkpoint_bytes={name: one.total_bytes for name, one in weights.items()},
         row_bytes=rows * decoder.hidden_size * _FLOAT_BYTES,
         logit_bytes=min(kl_questions, questions) * (max_tokens + 1) * decoder.vocab_size * _FLOAT_BYTES,
         hidden_bytes=2 * tokens * (together + 1) * decoder.hidden_size * _FLOAT_BYTES,
-        memory_bytes=elements * _FLOAT_BYTES,
+        memory_bytes=max(one.total_bytes for one in weights.values()),
         layer_questions=min(layer_questions, questions),
         layer_variants=variants if tokens else 0,
         layer_passes=-(-variants // together) if tokens else 0,

@@ -52,7 +52,7 @@ def found(checkpoint, samples, calibration):
 
 
 def written(checkpoint, calibration, samples, folder, rounded):
-    """Sums of KL a sample, of a checkpoint that has only the layers ``rounded`` in FP8."""
+    """Logits along each answer, of a checkpoint that has only the layers ``rounded`` in FP8."""
     kept = [group for group in all_groups(checkpoint.config.decoder.num_layers) if group.layer not in rounded]
     plain = {"quantization": "none"} if not rounded else {"exclude": exclude_modules(kept)}
     write_trtllm_checkpoint(checkpoint, calibration, folder, **plain)
