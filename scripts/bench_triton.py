@@ -6,6 +6,9 @@ DIR is an embedded deployment. Each of the streams asks its own text question ag
 take turns, the engine in this process, then the whole ensemble over gRPC streaming with the client in this process; all
 on the same cores. Every answer through Triton must be the engine's, or the run ends. Beside the rates stand the
 processor time of each process, in cores, and how many tokens a response carried.
+
+The client takes its share of the same cores, which is no fault of the server's. So the engine runs a second time beside
+a process that uses as much processor time as the client did; what is left of the difference is what serving costs.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from nvlm_trt.load.circumstances import circumstances
 from nvlm_trt.model.tokenizer import NvlmTokenizer
 from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.serving.preprocess import Prepared, Preprocessor
+from scripts.burner import burning
 from scripts.processes import MODELS, processes_below, processor_s
 
 _WORDS = ["red", "green", "blue", "table", "chair", "window", "paper", "stone", "water", "light"]
@@ -56,6 +60,7 @@ class Round:
 
 def ask_engine(engine: EmbeddedEngine, prompts: Sequence[Prepared], turns: int) -> Round:
     result, done = Round([set() for _ in prompts]), threading.Event()
+    used_s = time.process_time()
     open_ones = len(prompts)
 
     def start(stream: int, turn: int) -> None:
@@ -84,6 +89,7 @@ def ask_engine(engine: EmbeddedEngine, prompts: Sequence[Prepared], turns: int) 
         start(stream, 0)
     done.wait()
     result.seconds = time.perf_counter() - began
+    result.cores = {"engine": (time.process_time() - used_s) / result.seconds}
     return result
 
 
@@ -152,34 +158,38 @@ def main(folder: Path, streams: int, turns: int, max_tokens: int, repeats: int) 
         max_seq_len=_MOST_POSITIONS,
         max_num_tokens=2048,
     )
-    pairs = []
+    rounds = []
     with TritonServer(deployment.folder, deployment.checkpoint) as server, GrpcClient(server.grpc_url) as client:
         ask_triton(client, questions[:1], max_tokens, 1)
         for _ in range(repeats):
-            pair = ask_engine(engine, prompts, turns), ask_triton(client, questions, max_tokens, turns)
-            wanted = [
-                {tokenizer.decode_bytes(ids).decode("utf-8", "replace") for ids in got} for got in pair[0].answers
-            ]
+            alone = ask_engine(engine, prompts, turns)
+            served = ask_triton(client, questions, max_tokens, turns)
+            with burning(served.cores["client"]):
+                beside = ask_engine(engine, prompts, turns)
+            wanted = [{tokenizer.decode_bytes(ids).decode("utf-8", "replace") for ids in got} for got in alone.answers]
             # A character that max_tokens cut is shown by neither.
-            if [{text.rstrip("\ufffd") for text in got} for got in pair[1].answers] != [
+            if [{text.rstrip("\ufffd") for text in got} for got in served.answers] != [
                 {text.rstrip("\ufffd") for text in got} for got in wanted
             ]:
                 raise click.ClickException("an answer through Triton is not the engine's: no figures")
-            pairs.append(pair)
+            rounds.append((alone, served, beside))
     engine.close()
     click.echo(f"{streams} streams, {len(prompts[0].input_ids)} prompt tokens, {max_tokens} new, all answers equal")
     rows = {
-        "engine tokens/s": [alone.rate for alone, _ in pairs],
-        "triton tokens/s": [served.rate for _, served in pairs],
-        "triton / engine": [served.rate / alone.rate for alone, served in pairs],
-        "tokens a response": [served.tokens / served.responses for _, served in pairs],
-        "first token p50 ms": [1e3 * statistics.median(served.first_s) for _, served in pairs],
+        "engine tokens/s": [alone.rate for alone, _, _ in rounds],
+        "beside a client": [beside.rate for _, _, beside in rounds],
+        "triton tokens/s": [served.rate for _, served, _ in rounds],
+        "triton / engine": [served.rate / alone.rate for alone, served, _ in rounds],
+        "triton / beside": [served.rate / beside.rate for _, served, beside in rounds],
+        "tokens a response": [served.tokens / served.responses for _, served, _ in rounds],
+        "first token p50 ms": [1e3 * statistics.median(served.first_s) for _, served, _ in rounds],
+        "engine alone, cores": [alone.cores["engine"] for alone, _, _ in rounds],
     }
     for name, values in rows.items():
         least, middle, most = min(values), statistics.median(values), max(values)
         click.echo(f"{name:20} {middle:.4g} ({least:.4g}-{most:.4g})")
     for name in ("client", "server", *MODELS):
-        cores = statistics.median(served.cores[name] for _, served in pairs)
+        cores = statistics.median(served.cores[name] for _, served, _ in rounds)
         click.echo(f"{name + ', cores':20} {cores:.3f}")
 
 
