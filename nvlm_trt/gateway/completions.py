@@ -64,7 +64,7 @@ class Completions:
         shape = Shape(call.id, self._model_name, request.log_probs, request.include_usage)
         try:
             if request.stream:
-                await _send_stream(pieces, shape, call, reply)
+                await _send_stream(pieces, request.n, shape, call, reply)
             else:
                 async for number, piece in pieces:
                     call.choice(number).add(piece)
@@ -108,17 +108,24 @@ class Completions:
             yield number, piece
 
 
-async def _send_stream(pieces: AsyncIterator[tuple[int, Piece]], shape: Shape, call: Call, reply: Reply) -> None:
+async def _send_stream(
+    pieces: AsyncIterator[tuple[int, Piece]], choices: int, shape: Shape, call: Call, reply: Reply
+) -> None:
+    """What is known at the same moment leaves in one write: each costs both sides as much as making the event does."""
     opened: set[int] = set()
+    unfinished = choices
     async for number, piece in pieces:
         if number not in opened:
             opened.add(number)
-            await reply.event(shape.opening(number))
+            reply.add_event(shape.opening(number))
         if piece.text or piece.log_probs:
-            await reply.event(shape.chunk(number, piece))
+            reply.add_event(shape.chunk(number, piece))
         call.choice(number).add(piece)
         if piece.finish_reason:
-            await reply.event(shape.closing(number, piece.finish_reason))
+            reply.add_event(shape.closing(number, piece.finish_reason))
+            unfinished -= 1
+        if unfinished:
+            await reply.send_events()
     if shape.include_usage:
-        await reply.event(shape.usage(call.ordered()))
+        reply.add_event(shape.usage(call.ordered()))
     await reply.end_of_events()

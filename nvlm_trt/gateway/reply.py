@@ -31,6 +31,7 @@ class Reply:
         self._send = send
         self._write_s = write_s
         self._own_headers = [(b"x-request-id", request_id.encode())]
+        self._unsent = b""
         self.status: int | None = None
 
     async def json(self, data: Mapping[str, Any]) -> None:
@@ -41,17 +42,26 @@ class Reply:
         headers = [*error_headers(error), *([(b"connection", b"close")] if close else [])]
         await self._whole(error_status(error), error_body(error), headers)
 
-    async def event(self, data: Mapping[str, Any]) -> None:
-        if self.status is None:
-            await self._start(200, _EVENTS)
-        await self._bytes(sse(data), more=True)
+    def add_event(self, data: Mapping[str, Any]) -> None:
+        """To leave with the next ``send_events``."""
+        self._unsent += sse(data)
+
+    async def send_events(self) -> None:
+        if self._unsent:
+            await self._events(b"", more=True)
 
     async def end_of_events(self) -> None:
-        await self._bytes(b"data: [DONE]\n\n", more=False)
+        await self._events(b"data: [DONE]\n\n", more=False)
 
     async def broken_events(self, error: NvlmError) -> None:
         """An error after the first token: the status has gone out, so the last event is the error, without [DONE]."""
         await self._bytes(sse(error_body(error)), more=False)
+
+    async def _events(self, last: bytes, *, more: bool) -> None:
+        if self.status is None:
+            await self._start(200, _EVENTS)
+        unsent, self._unsent = self._unsent, b""
+        await self._bytes(unsent + last, more=more)
 
     async def _whole(self, status: int, data: Mapping[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> None:
         body = json.dumps(data, ensure_ascii=False).encode()
