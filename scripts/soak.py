@@ -5,7 +5,7 @@
 Triton over DIR and a gateway in a process of its own. First every question is asked alone, of a server of its own whose
 caches go with it; then closed loops find the capacity, the best rate of right answers; then requests arrive at 1.5
 times that rate and wait for nobody, most at the gateway, some straight at Triton. Texts and pictures, greedy and
-sampled, all from the seed; pictures that the server has not seen keep coming.
+sampled, all from the seed.
 
 What is claimed, and judged at the end: every answer is the one given alone, token by token where log probabilities were
 asked for; nothing fails but by refusal, and that at once; goodput holds; no process grows; nothing is left. Speed
@@ -189,7 +189,7 @@ def main(
     left += sorted(files_of(folder) - files)
     growths = {name: growth(samples) for (name, _), samples in sorted(watch.samples.items())}
     claims = judge(run, peak, growths, left, long=minutes >= _LONG_MIN)
-    _tell(claims, run, pool)
+    _tell(claims, run)
     if json_file:
         figures = {"claims": [asdict(claim) for claim in claims], "wrong": run.wrong, "peak_per_s": peak}
         memory = {name: samples for (name, _), samples in watch.samples.items()}
@@ -198,11 +198,11 @@ def main(
         sys.exit(1)
 
 
-def _tell(claims: Sequence[Claim], run: Run, pool: Pool) -> None:
+def _tell(claims: Sequence[Claim], run: Run) -> None:
     waits = [outcome.end_s - outcome.due_s for outcome in run.good]
     if waits:
         p50, p99 = (quantile(waits, share) for share in (0.5, 0.99))
-        click.echo(f"\nright answers took p50 {p50:.2f} s, p99 {p99:.2f} s; {pool.shown} pictures; ", nl=False)
+        click.echo(f"\nright answers took p50 {p50:.2f} s, p99 {p99:.2f} s; ", nl=False)
         click.echo(f"requests were sent p99 {quantile(run.lags_s, 0.99) * 1e3:.1f} ms after they were due\n")
     for claim in claims:
         mark = {True: "holds", False: "FAILS", None: "-"}[claim.held]

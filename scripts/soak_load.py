@@ -53,25 +53,17 @@ class Run:
         return [outcome for outcome in self.outcomes if not outcome.code and outcome.right]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Pool:
-    """Questions and their answers alone. Pictures come to light one after another as ``seen``, from 0 to 1, rises, so
-    that there is always one that the server has not encoded before."""
+    """Questions and their answers alone."""
 
     texts: Sequence[Question]
     pictures: Sequence[Question]
     alone: Mapping[int, tuple[Any, ...]]
     picture_share: float = 0.3
-    fresh_share: float = 0.1
-    shown: int = 1
 
-    def draw(self, draw: random.Random, seen: float) -> Question:
-        if draw.random() >= self.picture_share:
-            return draw.choice(self.texts)
-        if draw.random() < self.fresh_share and self.shown < seen * len(self.pictures):
-            self.shown += 1
-            return self.pictures[self.shown - 1]
-        return self.pictures[draw.randrange(self.shown)]
+    def draw(self, draw: random.Random) -> Question:
+        return draw.choice(self.pictures if draw.random() < self.picture_share else self.texts)
 
 
 def over_grpc(client: AsyncGrpcClient) -> Door:
@@ -117,7 +109,7 @@ async def closed_loop(door: Door, name: str, pool: Pool, clients: int, seconds: 
 
     async def one() -> None:
         while (now_s := time.monotonic() - start_s) < seconds:
-            await _ask(run, door, name, pool, pool.draw(draw, 0.1), start_s, now_s)
+            await _ask(run, door, name, pool, pool.draw(draw), start_s, now_s)
 
     await asyncio.gather(*(one() for _ in range(clients)))
     run.outcomes = [outcome for outcome in run.outcomes if 0.25 * seconds < outcome.end_s <= seconds]
@@ -134,7 +126,7 @@ async def open_loop(doors: Mapping[str, tuple[float, Door]], pool: Pool, rate: f
             if (wait_s := start_s + due_s - time.monotonic()) > 0:
                 await asyncio.sleep(wait_s)
             name = draw.choices(names, shares)[0]
-            question = pool.draw(draw, 0.1 + 0.9 * due_s / seconds)
+            question = pool.draw(draw)
             run.lags_s.append(time.monotonic() - start_s - due_s)
             asked.create_task(_ask(run, doors[name][1], name, pool, question, start_s, due_s))
     return run
