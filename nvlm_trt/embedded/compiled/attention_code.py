@@ -24,7 +24,7 @@ _FLOAT32 = Float32()
 
 
 class AttentionWriter:
-    """Writes ``append`` and ``attend``. Adresses are those of ``STEP`` and ``LAYER``."""
+    """Writes ``append`` and ``attend``. Addresses are those of ``STEP`` and ``LAYER``."""
 
     def __init__(self, w: VectorWriter, layout: Layout, products: ProductWriter) -> None:
         self._w, self._layout, self._products = w, layout, products

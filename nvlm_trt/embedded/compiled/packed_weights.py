@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nvlm_trt.checkpoint.tensor_spec import TensorSpec
 from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from nvlm_trt.embedded.compiled.layout import LAYER, LINEAR, Layout
-from nvlm_trt.embedded.compiled.memory import aligned
+from nvlm_trt.embedded.compiled.memory import Arena, lines
 from nvlm_trt.embedded.compiled.number_format import Float8
+from nvlm_trt.embedded.compiled.vector_writer import FLOAT
 from nvlm_trt.embedded.config import linear_shapes
 from nvlm_trt.errors import ArtefactError
 
@@ -29,7 +31,7 @@ class PackedWeights:
     def __init__(self, checkpoint: DecoderCheckpoint, layout: Layout, quantize_activations: bool) -> None:
         self._checkpoint, self._layout = checkpoint, layout
         self._quantize_activations = quantize_activations
-        self._held: list[NDArray[Any]] = []  # what the records point at
+        self._arena = Arena(sum(self._packed_bytes(spec) for spec in checkpoint.config.tensors()))
         config = checkpoint.config.decoder
         self.layers = np.zeros(config.num_layers, LAYER)
         for index, layer in enumerate(self.layers):
@@ -45,9 +47,11 @@ class PackedWeights:
         self.head["panels"], self.head["restore"] = self._matrix("lm_head.weight"), 1
         self.head_norm = self._vector("transformer.ln_f.weight")
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(array.nbytes for array in self._held)
+    def _packed_bytes(self, spec: TensorSpec) -> int:
+        if spec.name.endswith(("_scaling_factor", "vocab_embedding.weight")):
+            return 0
+        width, *depth = spec.shape
+        return lines(self._layout.padded(width) * (depth[0] * spec.numpy_dtype.itemsize if depth else FLOAT))
 
     def _linear(self, prefix: str, name: str) -> Any:
         linear, checkpoint, module = np.zeros((), LINEAR), self._checkpoint, prefix + name
@@ -73,20 +77,16 @@ class PackedWeights:
             )
         width, depth = raw.shape
         columns = self._layout.columns
-        panels = aligned((-(-width // columns), depth, columns), raw.dtype, zeroed=width % columns > 0)
-        whole = width // columns
+        panels, whole = self._arena.take((-(-width // columns), depth, columns), raw.dtype), width // columns
         panels[:whole] = raw[: whole * columns].reshape(whole, columns, depth).transpose(0, 2, 1)
         if width % columns:
+            panels[whole] = 0
             panels[whole, :, : width % columns] = raw[whole * columns :].T
         self._checkpoint.drop_pages(name)
-        return self._hold(panels)
+        return panels.ctypes.data
 
     def _vector(self, name: str) -> int:
         vector = self._checkpoint.read(name)
-        padded = aligned((self._layout.padded(len(vector)),), np.float32, zeroed=True)
-        padded[: len(vector)] = vector
-        return self._hold(padded)
-
-    def _hold(self, array: NDArray[Any]) -> int:
-        self._held.append(array)
-        return array.ctypes.data
+        padded = self._arena.take((self._layout.padded(len(vector)),), np.float32)
+        padded[: len(vector)], padded[len(vector) :] = vector, 0
+        return padded.ctypes.data

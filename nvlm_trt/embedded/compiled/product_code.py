@@ -22,8 +22,8 @@ __all__ = ["PIECE", "ProductWriter"]
 
 PIECE = 128  # of a panel's rows, widened at once: 16 KB with 32 columns; a tile's activations are 6 KB more
 _FLOAT32 = Float32()
-_FEW_ROWS = 8
-_AHEAD_BYTES = 2048  # what is read from memory is asked for so much earlier: a fifth quicker, anything from 1 to 4 KB
+_FEW_ROWS = 8  # a tile of so few waits for memory, also where numbers are wide
+_AHEAD_BYTES = 4096  # what is read from memory is asked for so much earlier: a fifth quicker
 
 
 class ProductWriter:
@@ -88,7 +88,6 @@ class ProductWriter:
     ) -> None:
         w, row_bytes = self._w, self._w.columns * of.num_bytes
         places = [w.at(sums, (sums_bytes, row), half * w.lanes * FLOAT) for row in range(count) for half in range(2)]
-        # A full tile on wide numbers is busy computing, and mostly on a piece that the cache has.
         fetches = of.num_bytes < FLOAT or count <= _FEW_ROWS
         with w.loop(trips, [w.load_floats(place) for place in places]) as trip:
             for line in range(0, row_bytes if fetches else 0, LINE):
