@@ -115,9 +115,9 @@ def test_tiles_lie_as_the_model_sees_them_not_as_a_camera_was_held(page: Page, d
 
 def test_stop_ends_the_answer_in_the_decoder(page: Page, door: GatewayServer, reading: TritonServer):
     page.goto(door.url)
-    # Left to itself this model ends at once; held up, it goes on to the end of its sequence.
+    # Left to itself this model ends after two tokens; so it is made to go on, eight times over.
     page.route("**/v1/chat/completions", lambda route: route.continue_(post_data=endless(route.request.post_data_json)))
-    # As quick as a finger can be: this model makes its 900 tokens in a moment.
+    # As soon as there is anything to stop: all of it takes a second.
     page.evaluate(
         """() => new MutationObserver(() => document.getElementById("stop").click())
             .observe(document.getElementById("answer"), { childList: true })"""
@@ -130,7 +130,7 @@ def test_stop_ends_the_answer_in_the_decoder(page: Page, door: GatewayServer, re
 
 
 def endless(body):
-    return body | {"min_tokens": 900, "max_tokens": 900}
+    return body | {"min_tokens": 900, "max_tokens": 900, "n": 8, "temperature": 1, "logprobs": True}
 
 
 def test_what_the_api_refuses_is_told_in_its_words(page: Page, faults: list[str], door: GatewayServer):
