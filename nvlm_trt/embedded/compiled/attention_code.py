@@ -9,10 +9,9 @@ positions in order, and what it may not see weighs 0: its bits are those it woul
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from nvlm_trt.embedded.compiled.block_walk import BlockWalk
 from nvlm_trt.embedded.compiled.layout import BLOCK, TILE, Layout, offset
 from nvlm_trt.embedded.compiled.number_format import Float32
 from nvlm_trt.embedded.compiled.product_code import ProductWriter
@@ -94,13 +93,13 @@ class AttentionWriter:
             table_at = w.at(tables, (table, 4))
             values = w.at(cache, self._config.num_kv_heads * layout.keys_bytes, (head, layout.values_bytes))
             keys = w.at(cache, (head, layout.keys_bytes))
-            self._score(_Blocks(w, layout, table_at, num_blocks, keys, values), count, queries, scores)
+            self._score(BlockWalk(w, layout, table_at, num_blocks, keys, values), count, queries, scores)
             with w.loop(count) as one:
                 row, _ = of(one.index)
                 sees = b.add(b.add(start, row), w.size(1))
                 total = self._weigh(w.at(scores, (one.index, layout.row_bytes)), sees, num_blocks)
                 w.store(total, w.at(weights, (one.index, FLOAT)))
-            self._mix(_Blocks(w, layout, table_at, num_blocks, values, values), length, count, scores, mixed)
+            self._mix(BlockWalk(w, layout, table_at, num_blocks, values, values), length, count, scores, mixed)
             with w.loop(count) as one:
                 row, channels = of(one.index)
                 self._give(
@@ -138,7 +137,7 @@ class AttentionWriter:
         for channel, values in self._rotated(source, position, cosines, sines):
             w.store(w.b.fmul(values, scale), w.at(target, channel * FLOAT))
 
-    def _score(self, blocks: _Blocks, count: Any, queries: Any, scores: Any) -> None:
+    def _score(self, blocks: BlockWalk, count: Any, queries: Any, scores: Any) -> None:
         w, layout = self._w, self._layout
         panel_bytes = self._config.head_dim * w.columns * FLOAT
         with blocks.loop() as (block, keys, ahead):
@@ -173,7 +172,7 @@ class AttentionWriter:
             vector.carried[0] = b.fadd(vector.carried[0], weights)
         return w.sum(vector.carried[0])
 
-    def _mix(self, blocks: _Blocks, length: Any, count: Any, weights: Any, mixed: Any) -> None:
+    def _mix(self, blocks: BlockWalk, length: Any, count: Any, weights: Any, mixed: Any) -> None:
         w, b, layout = self._w, self._w.b, self._layout
         self._clear(count, mixed, self._mixed_bytes, layout.padded(self._config.head_dim))
         panel_bytes = BLOCK * w.columns * FLOAT
@@ -199,28 +198,3 @@ class AttentionWriter:
         with w.loop(rows) as row:
             for column in range(0, width, w.lanes):
                 w.store(w.number(0), w.at(address, (row.index, row_bytes), column * FLOAT))
-
-
-class _Blocks:
-    """A sequence's blocks, of keys or of values: ``table`` [count] at ``base``; behind the last comes the first at
-    ``after``.
-    """
-
-    def __init__(self, w: VectorWriter, layout: Layout, table: Any, count: Any, base: Any, after: Any) -> None:
-        self._w, self._block_bytes = w, layout.block_bytes
-        self._table, self._count, self._base, self._after = table, count, base, after
-
-    @contextmanager
-    def loop(self) -> Iterator[tuple[Any, Any, Any]]:
-        """Each one's number, its address, and the address of what is read after it."""
-        w, b = self._w, self._w.b
-        with w.loop(self._count) as block:
-            following = b.add(block.index, w.size(1))
-            is_last = b.icmp_signed("==", following, self._count)
-            following = b.select(is_last, w.size(0), following)
-            base = b.select(is_last, self._after, self._base)
-            yield block.index, self._at(self._base, block.index), self._at(base, following)
-
-    def _at(self, base: Any, number: Any) -> Any:
-        block = self._w.load_size(self._w.at(self._table, (number, 4)))
-        return self._w.at(base, (block, self._block_bytes))
