@@ -28,9 +28,9 @@ def running(server) -> float:
 
 def wait_until(condition, timeout_s: float = 30.0) -> bool:
     deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
+    while not (met := bool(condition())) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return bool(condition())
+    return met
 
 
 def test_leaving_a_stream_early_frees_the_decoder(client, server):
