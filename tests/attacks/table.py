@@ -53,7 +53,7 @@ def attack_tables() -> list[AttackTable]:
         _table(
             "Paths and heads",
             "To Triton's other HTTP paths.",
-            ((one.tried, f"{one.status} “{one.says}”") for one in PATHS),
+            ((one.tried, f"{one.status} “{one.says}”" if one.says else str(one.status)) for one in PATHS),
         ),
         _table(
             "gRPC messages",
