@@ -9,7 +9,7 @@ sampled, all from the seed.
 
 What is claimed, and judged at the end: every answer is the one given alone, token by token where log probabilities were
 asked for; nothing fails but by refusal, and that at once; goodput holds; no process grows; nothing is left. Speed
-and growth are only judged from two minutes up. Exits with 1 if a claim does not hold. How it is counted:
+and growth are only judged from ten minutes up. Exits with 1 if a claim does not hold. How it is counted:
 docs/measurements/soak.md.
 """
 
@@ -45,7 +45,7 @@ from scripts.soak_questions import Answer, Question, draw_questions
 
 _OVERLOAD = 1.5
 _GRPC_SHARE = 0.2
-_LONG_MIN = 2.0
+_LONG_MIN = 10.0
 _SETTLE_S = 0.5  # the decoder brings its figures up to date a few times a second
 _IDLE = {
     'nvlm_decoder_requests{state="running"}': 0,
