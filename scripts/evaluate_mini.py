@@ -28,7 +28,8 @@ from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.errors import NvlmError
 from nvlm_trt.mini.curriculum import STAGES
 from nvlm_trt.mini.exam import ExamQuestion, draw_exam
-from nvlm_trt.mini.reader import VIEWS, Asked, Decode, Reader, embedded_decoder, plain_decoder
+from nvlm_trt.mini.reader import Asked, Decode, Reader, embedded_decoder, plain_decoder
+from nvlm_trt.mini.views import VIEWS
 from nvlm_trt.pipeline.builder import build
 
 _GROUPS: Mapping[str, Callable[[ExamQuestion], str]] = {

@@ -20,6 +20,7 @@ from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.checkpoint.synthetic import write_checkpoint
 from nvlm_trt.errors import NvlmError
 from nvlm_trt.mini.sizes import MINI
+from nvlm_trt.mini.views import FULL, VIEWS
 
 
 @click.command(help=__doc__)
@@ -28,6 +29,10 @@ from nvlm_trt.mini.sizes import MINI
     "--steps", type=click.IntRange(min=1), required=True, help="Steps in all, those of earlier runs included."
 )
 @click.option("--decay-steps", type=click.IntRange(min=0), default=0, help="Last steps, with a falling learning rate.")
+@click.option("--joint-steps", type=click.IntRange(min=0), default=0, help="Last steps, answers teach the tower too.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Of learning.")
+@click.option("--view", type=click.Choice(VIEWS), default=FULL, show_default=True, help="What is shown of a picture.")
+@click.option("--tower", type=click.Path(exists=True, path_type=Path), help="A state whose tower to begin with.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the weights and of all pictures.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="As torch names them: cpu, cuda, cuda:1.")
@@ -37,6 +42,10 @@ def main(
     out: Path,
     steps: int,
     decay_steps: int,
+    joint_steps: int,
+    rate: float,
+    view: str,
+    tower: Path | None,
     seed: int,
     threads: int,
     device: str,
@@ -66,12 +75,14 @@ def main(
     click.echo(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} million parameters", err=True)
     trainer = Trainer(
         model,
-        batch_maker(base, seed),
-        Plan(steps, decay_steps, save_every_s=save_every),
+        batch_maker(base, seed, view),
+        Plan(steps, decay_steps, joint_steps, rate, save_every_s=save_every),
         out / "state.pt",
         lambda text: click.echo(text, err=True),
     )
-    with Supply(base, seed) as supply:
+    if tower and not trainer.position.step:
+        trainer.begin(tower)
+    with Supply(base, seed, view) as supply:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: trainer.stop())
         trainer.run(supply)

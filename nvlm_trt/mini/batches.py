@@ -12,8 +12,9 @@ from PIL import Image
 
 from nvlm_trt.mini.curriculum import Stage
 from nvlm_trt.mini.glyphs import ALPHABET
-from nvlm_trt.mini.scene import NO_CHAR, paint, patch_labels
+from nvlm_trt.mini.scene import CELL_LETTERS, NO_CHAR, cell_labels, paint, patch_labels
 from nvlm_trt.mini.tasks import TASKS, Example, draw_page
+from nvlm_trt.mini.views import FULL, THUMBNAIL_ONLY, shown_config, shown_ids
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.model.prompt import PromptStyle, build_prompt
 from nvlm_trt.model.tiling import cut_tiles, num_tiles
@@ -30,10 +31,11 @@ class Batch:
     """Pictures of one grid; tiles that look alike, as empty ones do, are there once.
 
     ``tiles`` uint8 [n, S, S, 3]; ``letters`` int64 [n, patches, 2] and ``colours`` int64 [n, patches] as
-    ``patch_labels`` says, nothing known of thumbnails; ``order`` int64 [pictures, tiles], which tile stands where;
-    ``ids`` int64 [pictures, length], virtual ids where rows of tiles go, padded on the right; ``targets`` int64 alike,
-    the next id where it is part of the answer; ``contents`` int64 [n, rows], the id of the first letter that a row of a
-    tile is made of, ``empty_id`` where there is none. Batches of pages have no pictures, only tiles.
+    ``patch_labels`` says, ``cells`` int64 [n, rows, CELL_LETTERS] as ``cell_labels`` says; ``order`` int64 [pictures,
+    tiles], which tile stands where; ``ids`` int64 [pictures, length], virtual ids where rows of tiles go, padded on the
+    right; ``targets`` int64 alike, the next id where it is part of the answer; ``places`` int64 alike, for rows with
+    letters how many of the picture's come before, for positions that answer how many come before the letter to be said.
+    ``NO_TARGET`` where nothing is known or wanted. Batches of pages have no pictures, only tiles.
     """
 
     tiles: NDArray[np.uint8]
@@ -42,8 +44,8 @@ class Batch:
     order: NDArray[np.int64]
     ids: NDArray[np.int64]
     targets: NDArray[np.int64]
-    contents: NDArray[np.int64]
-    empty_id: int
+    cells: NDArray[np.int64]
+    places: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +56,23 @@ class _Cut:
     letters: NDArray[np.int64]
     colours: NDArray[np.int64]
     order: NDArray[np.int64]
-    prompt: list[int]
-    answer: list[int]
+    cells: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    places: NDArray[np.int64]
 
 
 class BatchMaker:
-    def __init__(self, config: NvlmConfig, tokenizer: NvlmTokenizer, seed: int) -> None:
-        self._config = config
+    def __init__(self, config: NvlmConfig, tokenizer: NvlmTokenizer, seed: int, view: str = FULL) -> None:
+        self._whole = config
+        self._config = shown_config(view, config)
         self.tokenizer = tokenizer
-        # By letter class; NO_CHAR is the last one.
-        self._ids_of_letters = np.array([*(tokenizer.encode_text(char)[0] for char in ALPHABET), tokenizer.pad_id])
         self._seed = seed
+        self._view = view
+
+    def seen(self, view: str) -> BatchMaker:
+        """The same pictures, less of them shown."""
+        return BatchMaker(self._whole, self.tokenizer, self._seed, view)
 
     def batch(self, stage: Stage, stage_index: int, split: int, step: int) -> Batch:
         rng = np.random.default_rng([self._seed, stage_index, split, step])
@@ -85,17 +93,41 @@ class BatchMaker:
         return self._collate([self._cut(example) for example in examples], 0)
 
     def _cut(self, example: Example) -> _Cut:
-        vision, tiling = self._config.vision, self._config.tiling
-        tiles = cut_tiles(Image.fromarray(paint(example.scene)), tiling)
-        letters, colours = patch_labels(example.scene, vision.image_size, vision.patch_size)
-        if len(tiles) > len(letters):  # the thumbnail
-            letters, colours = (np.pad(part, _one_more(part), constant_values=NO_TARGET) for part in (letters, colours))
-        places: dict[bytes, int] = {}
-        order = [places.setdefault(tile.tobytes(), len(places)) for tile in tiles]
-        kept = [order.index(place) for place in range(len(places))]
-        prompt = self.prompt(example.question, len(tiles))
-        answer = self.tokenizer.encode_text(example.answer) + [self.tokenizer.eos_id]
-        return _Cut(tiles[kept], letters[kept], colours[kept], np.array(order), prompt, answer)
+        scene, size, cell = example.scene, self._config.vision.image_size, 2 * self._config.vision.patch_size
+        tiles = cut_tiles(Image.fromarray(paint(scene)), self._config.tiling)
+        if self._view == THUMBNAIL_ONLY:
+            cells = cell_labels(scene, size, cell, thumbnail=True)
+            letters = np.full((1, self._config.vision.patches_per_side**2, 2), NO_TARGET)
+            colours = letters[..., 0]
+        else:
+            cells = cell_labels(scene, size, cell)
+            letters, colours = patch_labels(scene, size, self._config.vision.patch_size)
+        if len(tiles) > len(cells):
+            cells, letters, colours = (
+                np.pad(part, _one_more(part), constant_values=NO_TARGET) for part in (cells, letters, colours)
+            )
+        first: dict[bytes, int] = {}
+        order = [first.setdefault(tile.tobytes(), len(first)) for tile in tiles]
+        kept = [order.index(place) for place in range(len(first))]
+        ids, targets, places = self._sequence(example, cells)
+        return _Cut(tiles[kept], letters[kept], colours[kept], np.array(order), cells[kept], ids, targets, places)
+
+    def _sequence(self, example: Example, cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """The ids, the last one left out because nothing follows it, and what each position should know."""
+        prompt = self.prompt(example.question, len(cells))
+        answer = [*self.tokenizer.encode_text(example.answer), self.tokenizer.eos_id]
+        ids = np.array([*prompt, *answer[:-1]])
+        targets, places = (np.full(ids.shape, NO_TARGET) for _ in range(2))
+        targets[len(prompt) - 1 :] = answer
+        letters = cells.reshape(-1, CELL_LETTERS)
+        count = ((letters != NO_CHAR) & (letters != NO_TARGET)).sum(1)
+        known = count > 0
+        rows = np.flatnonzero(ids >= self._config.decoder.vocab_size)
+        places[rows[known]] = (count.cumsum() - count)[known]
+        if example.before is not None:
+            written = np.array([0, *(char != " " for char in example.answer)])
+            places[len(prompt) - 1 :] = example.before + written.cumsum()
+        return ids, targets, places
 
     def _collate(self, cut: Sequence[_Cut], blank: int) -> Batch:
         """Filled up by ``blank`` tiles, because a compiled tower wants one shape."""
@@ -105,9 +137,10 @@ class BatchMaker:
             _joined([one.letters for one in cut], blank, NO_TARGET),
             _joined([one.colours for one in cut], blank, NO_TARGET),
             np.stack([one.order + start for one, start in zip(cut, starts, strict=False)]),
-            *self._padded([one.prompt for one in cut], [one.answer for one in cut]),
-            self._contents(np.concatenate([one.letters for one in cut])),
-            self.tokenizer.pad_id,
+            _padded([one.ids for one in cut], self.tokenizer.pad_id),
+            _padded([one.targets for one in cut], NO_TARGET),
+            _joined([one.cells for one in cut], blank, NO_TARGET),
+            _padded([one.places for one in cut], NO_TARGET),
         )
 
     def prompt(self, question: str, count: int) -> list[int]:
@@ -119,13 +152,13 @@ class BatchMaker:
             tokens_per_tile=self._config.vision.tokens_per_tile,
             vocab_size=self._config.decoder.vocab_size,
         )
-        ids: list[int] = prompt.input_ids.tolist()
+        ids: list[int] = shown_ids(self._view, prompt.input_ids, count, self._config, self.tokenizer).tolist()
         return ids
 
     def _pages(self, rng: np.random.Generator, stage: Stage) -> Batch:
-        vision, difficulty = self._config.vision, stage.difficulty
-        scenes = [draw_page(rng, difficulty.letters, difficulty.sizes) for _ in range(stage.tiles)]
-        labels = [patch_labels(scene, vision.image_size, vision.patch_size) for scene in scenes]
+        size, patch = self._config.vision.image_size, self._config.vision.patch_size
+        scenes = [draw_page(rng, ALPHABET, stage.page_sizes) for _ in range(stage.tiles)]
+        labels = [patch_labels(scene, size, patch) for scene in scenes]
         nothing = np.empty((0, 0), np.int64)
         return Batch(
             np.stack([paint(scene) for scene in scenes]),
@@ -134,26 +167,17 @@ class BatchMaker:
             nothing,
             nothing,
             nothing,
+            np.concatenate([cell_labels(scene, size, 2 * patch) for scene in scenes]),
             nothing,
-            self.tokenizer.pad_id,
         )
 
-    def _contents(self, letters: NDArray[np.int64]) -> NDArray[np.int64]:
-        """``letters`` int64 [n, patches, 2] to [n, rows]; a row is made of two by two patches."""
-        side = self._config.vision.patches_per_side // 2
-        cells = letters.reshape(-1, side, 2, side, 2, 2).swapaxes(2, 3).reshape(-1, side * side, 8)
-        first = np.take_along_axis(cells, (cells != NO_CHAR).argmax(-1)[..., None], -1)[..., 0]
-        return np.where(first == NO_TARGET, NO_TARGET, self._ids_of_letters[np.maximum(first, 0)])
 
-    def _padded(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> tuple[Any, Any]:
-        """The last id is never read: nothing follows it."""
-        lengths = [len(prompt) + len(answer) - 1 for prompt, answer in zip(prompts, answers, strict=True)]
-        ids = np.full((len(prompts), max(lengths)), self.tokenizer.pad_id, np.int64)
-        targets = np.full(ids.shape, NO_TARGET, np.int64)
-        for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            ids[index, : lengths[index]] = (prompt + answer)[:-1]
-            targets[index, len(prompt) - 1 : lengths[index]] = answer
-        return ids, targets
+def _padded(parts: Sequence[NDArray[np.int64]], value: int) -> NDArray[np.int64]:
+    """On the right."""
+    padded = np.full((len(parts), max(len(part) for part in parts)), value, np.int64)
+    for row, part in zip(padded, parts, strict=True):
+        row[: len(part)] = part
+    return padded
 
 
 def _joined(parts: Sequence[NDArray[Any]], blank: int, value: int) -> NDArray[Any]:

@@ -19,42 +19,37 @@ __all__ = ["GRIDS", "STAGES", "Stage"]
 
 # All that up to six tiles can make.
 GRIDS = tuple(Grid(cols, rows) for cols in range(1, 7) for rows in range(1, 7) if cols * rows <= 6)
-_ONE = (Grid(1, 1),)
+
+# Half of all batches are of one tile: three times the pictures at the same cost, and what is counted there is counted
+# alike in many.
+_MIXED = (Grid(1, 1),) * len(GRIDS) + GRIDS
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """``tasks`` by weight; none means pages for the vision tower alone, rated by letters instead of answers.
 
-    ``pages`` is the share of batches that are pages all the same, because answers alone are too few letters. ``tiles``
-    is the size of a batch. ``hint`` weighs the two teachers' losses beside the answer's.
+    ``pages`` is the share of batches that are pages all the same, of letters of ``page_sizes`` pixels per em, because
+    answers alone are too few letters. ``tiles`` is the size of a batch.
     """
 
     name: str
     difficulty: Difficulty
     tasks: Mapping[str, float]
-    grids: tuple[Grid, ...]
     tiles: int
     pages: float
-    hint: float
     until: float
+    grids: tuple[Grid, ...] = _MIXED
+    page_sizes: tuple[int, int] = (14, 40)
 
+
+_DIGITS = Difficulty("0123456789", (1, 4), 1, (18, 40))
+_QUESTIONS = {"read": 5, "colour": 2, "larger": 1, "count": 1, "left": 1}
 
 STAGES = (
-    Stage("large letters", Difficulty(sizes=(20, 40)), {}, _ONE, 32, 1.0, 1.0, 0.50),
-    Stage("letters", Difficulty(), {}, _ONE, 32, 1.0, 1.0, 0.75),
-    Stage("a short line", Difficulty(lengths=(1, 3), most_words=1), {"read": 1}, _ONE, 32, 0.5, 1.0, 0.50),
-    Stage("numbers", Difficulty("0123456789", (1, 4), 1, (18, 40)), {"read": 1}, GRIDS, 32, 0.15, 1.0, 0.90),
-    Stage("lines", Difficulty(), {"read": 1}, _ONE, 32, 0.3, 1.0, 0.50),
-    Stage("grids", Difficulty(), {"read": 1}, GRIDS, 64, 0.3, 0.5, 0.50),
-    Stage(
-        "questions",
-        Difficulty(most_words=4),
-        {"read": 5, "colour": 2, "larger": 1, "count": 1, "left": 1},
-        GRIDS,
-        64,
-        0.2,
-        0.5,
-        1.01,
-    ),
+    Stage("large letters", Difficulty(), {}, 32, 1.0, 0.50, page_sizes=(20, 40)),
+    Stage("letters", Difficulty(), {}, 64, 1.0, 0.85),
+    Stage("numbers", _DIGITS, {"read": 1}, 64, 0.15, 0.85),
+    Stage("lines", Difficulty(most_words=1), {"read": 3, "number": 1}, 64, 0.3, 0.80),
+    Stage("questions", Difficulty(), _QUESTIONS, 64, 0.3, 1.01),
 )

@@ -9,15 +9,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from nvlm_trt.mini.batches import NO_TARGET, Batch
-from nvlm_trt.mini.curriculum import Stage
-from nvlm_trt.mini.model import MiniNvlm
-from nvlm_trt.mini.scene import NO_CHAR
+from nvlm_trt.mini.model import MOST_PLACES, MiniNvlm
+from nvlm_trt.mini.scene import CELL_LETTERS, NO_CHAR
 
 __all__ = ["Lesson", "take_lesson"]
 
 # Most half patches hold no letter; so they count less, and still are not ignored.
 _NO_CHAR_WEIGHT = 0.1
 _COLOUR_WEIGHT = 0.2
+# Rows that grow beyond what the decoder's layers add to them drown it.
+_SIZE_WEIGHT = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,44 +30,63 @@ class Lesson:
     asked: int
 
 
-def take_lesson(model: MiniNvlm, batch: Batch, stage: Stage) -> Lesson:
+def take_lesson(model: MiniNvlm, batch: Batch, joint: bool = True) -> Lesson:
     """An answer counts as right if each id is the likeliest after the right ones before it, the end included.
 
     That is the same as greedy decoding giving exactly the answer, at the cost of one pass.
+    Unless ``joint``, answers leave the tower as it is.
     """
-    device = model.letter_head.weight.device
-    patches = model.patches(torch.from_numpy(batch.tiles).to(device))
-    letters = torch.from_numpy(batch.letters).to(device)
-    loss, letters_right, letters_asked = _hint(model, patches, letters, torch.from_numpy(batch.colours).to(device))
-    if not batch.ids.size:
-        return Lesson(loss, letters_right, letters_asked)
-    order, ids = torch.from_numpy(batch.order).to(device), torch.from_numpy(batch.ids).to(device)
-    answers, contents = (torch.from_numpy(part).to(device) for part in (batch.targets, batch.contents))
-    targets = answers.masked_scatter(ids >= model.config.decoder.vocab_size, contents[order])
-    where = targets != NO_TARGET
-    logits = model.logits(ids, model.rows(patches)[order].flatten(1, 2), where)
-    targets, of_answer = targets[where], (answers != NO_TARGET)[where]
-    loss = loss + _content_loss(logits[~of_answer], targets[~of_answer], batch.empty_id)
-    wrong = torch.zeros_like(answers, dtype=torch.bool)
-    wrong[where] = of_answer & (logits.argmax(-1) != targets)
-    answer_loss = functional.cross_entropy(logits[of_answer], targets[of_answer])
-    return Lesson(answer_loss + stage.hint * loss, int((~wrong.any(1)).sum()), len(answers))
+    parts = (batch.tiles, batch.letters, batch.colours, batch.cells)
+    tiles, letters, colours, cells = (torch.from_numpy(part).to(model.letter_head.weight.device) for part in parts)
+    answers = bool(batch.ids.size)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and (joint or not answers)):
+        patches = model.patches(tiles)
+    rows = model.rows(patches)
+    loss = _cell_loss(model, rows, cells) + _SIZE_WEIGHT * rows.square().mean(-1).log().square().mean()
+    if patches.requires_grad or not answers:
+        of_patches, right, asked = _patch_loss(model, patches, letters, colours)
+        loss = loss + of_patches
+    if not answers:
+        return Lesson(loss, right, asked)
+    of_answers, right = _answer_loss(model, batch, rows)
+    return Lesson(of_answers + loss, right, len(batch.ids))
 
 
-def _content_loss(logits: Tensor, targets: Tensor, empty_id: int) -> Tensor:
-    """The decoder itself names what each row of a tile holds: then an answer only has to find the row to copy from."""
-    weight = torch.ones(logits.shape[-1], device=logits.device)
-    weight[empty_id] = _NO_CHAR_WEIGHT
-    return functional.cross_entropy(logits, targets, weight)
+def _answer_loss(model: MiniNvlm, batch: Batch, rows: Tensor) -> tuple[Tensor, int]:
+    order, ids, targets, places = (
+        torch.from_numpy(part).to(rows.device) for part in (batch.order, batch.ids, batch.targets, batch.places)
+    )
+    tail = ids.shape[1] - int((batch.targets != NO_TARGET).any(0).argmax())
+    logits, hidden = model.answer(ids, rows[order].flatten(1, 2), tail)
+    targets = targets[:, -tail:]
+    loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
+    known = (places >= 0) & (places < MOST_PLACES)
+    loss = loss + functional.cross_entropy(model.place_head(_normed(hidden[known])), places[known])
+    wrong = (targets != NO_TARGET) & (logits.argmax(-1) != targets)
+    return loss, int((~wrong.any(1)).sum())
 
 
-def _hint(model: MiniNvlm, patches: Tensor, letters: Tensor, colours: Tensor) -> tuple[Tensor, int, int]:
+def _cell_loss(model: MiniNvlm, rows: Tensor, cells: Tensor) -> Tensor:
+    """Each row names its cell's letters, first to last: then an answer only has to find the row to copy from."""
+    logits = model.cell_head(_normed(rows)).unflatten(-1, (CELL_LETTERS, NO_CHAR + 1))
+    return _letters_loss(logits.flatten(0, 2), cells.flatten())
+
+
+def _patch_loss(model: MiniNvlm, patches: Tensor, letters: Tensor, colours: Tensor) -> tuple[Tensor, int, int]:
     logits = model.letter_head(patches).unflatten(-1, (2, NO_CHAR + 1))
-    weight = torch.ones(NO_CHAR + 1, device=logits.device)
-    weight[NO_CHAR] = _NO_CHAR_WEIGHT
-    loss = functional.cross_entropy(logits.flatten(0, 2), letters.flatten(), weight, ignore_index=NO_TARGET)
+    loss = _letters_loss(logits.flatten(0, 2), letters.flatten())
     loss = loss + _COLOUR_WEIGHT * functional.cross_entropy(
         model.colour_head(patches).flatten(0, 1), colours.flatten(), ignore_index=NO_TARGET
     )
     written = (letters != NO_TARGET) & (letters != NO_CHAR)
     return loss, int((logits.argmax(-1) == letters)[written].sum()), int(written.sum())
+
+
+def _normed(hidden: Tensor) -> Tensor:
+    return functional.rms_norm(hidden, hidden.shape[-1:])
+
+
+def _letters_loss(logits: Tensor, letters: Tensor) -> Tensor:
+    weight = torch.ones(NO_CHAR + 1, device=logits.device)
+    weight[NO_CHAR] = _NO_CHAR_WEIGHT
+    return functional.cross_entropy(logits, letters, weight, ignore_index=NO_TARGET)

@@ -1,6 +1,7 @@
 """The mini NVLM-D as a module that learns: the vision reference, and a Qwen2 decoder that reads batches.
 
-Parameters carry the checkpoint's names, apart from ``letter_head`` and ``colour_head``, which only teach the tower.
+Parameters carry the checkpoint's names, apart from four heads that only teach: ``letter_head`` and ``colour_head`` the
+tower, ``cell_head`` the projector, ``place_head`` the decoder.
 """
 
 # torch is not type-checked here, so its Module is Any:
@@ -15,11 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nvlm_trt.mini.scene import COLOURS, NO_CHAR
+from nvlm_trt.mini.scene import CELL_LETTERS, COLOURS, NO_CHAR
 from nvlm_trt.model.config import DecoderConfig, NvlmConfig
 from nvlm_trt.reference.vision import VisionReference
 
-__all__ = ["MiniNvlm"]
+__all__ = ["MOST_PLACES", "MiniNvlm"]
+
+# Three words of eight letters, and the end.
+MOST_PLACES = 25
 
 
 class MiniNvlm(nn.Module):
@@ -35,6 +39,8 @@ class MiniNvlm(nn.Module):
         )
         self.letter_head = nn.Linear(config.vision.hidden_size, 2 * (NO_CHAR + 1))
         self.colour_head = nn.Linear(config.vision.hidden_size, len(COLOURS))
+        self.cell_head = nn.Linear(config.decoder.hidden_size, CELL_LETTERS * (NO_CHAR + 1))
+        self.place_head = nn.Linear(config.decoder.hidden_size, MOST_PLACES)
         _initialise(self, config, seed)
 
     def patches(self, tiles: Tensor) -> Tensor:
@@ -45,18 +51,23 @@ class MiniNvlm(nn.Module):
         """[n, patches, width] to the decoder's [n, tokens, hidden]."""
         return cast(Tensor, self.vision.mlp1(self.vision.pixel_shuffle(patches)))
 
-    def logits(self, ids: Tensor, rows: Tensor, where: Tensor) -> Tensor:
-        """What follows the positions that ``where`` marks: [marked, vocab].
+    def logits(self, ids: Tensor, rows: Tensor, tail: int) -> Tensor:
+        """What follows each of the last ``tail`` positions: [pictures, tail, vocab]."""
+        return self.answer(ids, rows, tail)[0]
+
+    def answer(self, ids: Tensor, rows: Tensor, tail: int) -> tuple[Tensor, Tensor]:
+        """``logits``, and what all positions are before the last layer: [pictures, length, hidden].
 
         ``ids`` [pictures, length], from ``vocab_size`` up they number their picture's rows; ``rows`` [pictures,
-        rows, hidden].
+        rows, hidden]. Padding on the right is never looked at, because attention is causal.
         """
         decoder = cast(_Decoder, self.language_model["model"])
         vocab = self.config.decoder.vocab_size
         hidden = decoder.embed_tokens(ids.clamp(max=vocab - 1))
         virtual = ids >= vocab
         hidden = hidden.masked_scatter(virtual[..., None], rows.to(hidden.dtype))
-        return cast(Tensor, self.language_model["lm_head"](decoder(hidden)[where]))
+        last, before = decoder(hidden, tail)
+        return cast(Tensor, self.language_model["lm_head"](last)), before
 
 
 class _Decoder(nn.Module):
@@ -67,16 +78,17 @@ class _Decoder(nn.Module):
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[pictures, length, hidden]; padding on the right is never looked at, because attention is causal."""
+    def forward(self, hidden: Tensor, tail: int) -> tuple[Tensor, Tensor]:
+        """[pictures, length, hidden] to the last ``tail`` positions after all layers, and to all before the last."""
+        length = hidden.shape[1]
         frequencies = self.config.rope_theta ** -(
             torch.arange(0, self.config.head_dim, 2, dtype=torch.float64) / self.config.head_dim
         )
-        angles = torch.outer(torch.arange(hidden.shape[1], dtype=torch.float64), frequencies)
+        angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
         rotation = torch.stack([angles.cos(), angles.sin()]).to(hidden)
-        for layer in self.layers:
-            hidden = layer(hidden, rotation)
-        return cast(Tensor, self.norm(hidden))
+        for layer in self.layers[:-1]:
+            hidden = layer(hidden, rotation, length)
+        return cast(Tensor, self.norm(self.layers[-1](hidden, rotation, tail))), hidden
 
 
 class _Layer(nn.Module):
@@ -87,8 +99,10 @@ class _Layer(nn.Module):
         self.self_attn = _Attention(config)
         self.mlp = _Mlp(config)
 
-    def forward(self, hidden: Tensor, rotation: Tensor) -> Tensor:
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotation)
+    def forward(self, hidden: Tensor, rotation: Tensor, tail: int) -> Tensor:
+        """What the last ``tail`` positions become; all that they look at is in ``hidden``."""
+        mixed = self.self_attn(self.input_layernorm(hidden), rotation, tail)
+        hidden = hidden[:, -tail:] + mixed
         return cast(Tensor, hidden + self.mlp(self.post_attention_layernorm(hidden)))
 
 
@@ -101,14 +115,18 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.kv_size)
         self.o_proj = nn.Linear(config.q_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden: Tensor, rotation: Tensor) -> Tensor:
-        query, key, value = (
-            project(hidden).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+    def forward(self, hidden: Tensor, rotation: Tensor, tail: int) -> Tensor:
+        key, value = (_heads(project(hidden), self.config) for project in (self.k_proj, self.v_proj))
+        query = _heads(self.q_proj(hidden[:, -tail:]), self.config)
         shared = self.config.num_heads // self.config.num_kv_heads
         key, value = (part.repeat_interleave(shared, dim=1) for part in (_rotated(key, rotation), value))
-        mixed = functional.scaled_dot_product_attention(_rotated(query, rotation), key, value, is_causal=True)
+        query = _rotated(query, rotation[:, -tail:])
+        # torch's causal mask begins at the first key, wherever the queries stand.
+        seen = torch.ones(tail, hidden.shape[1], dtype=torch.bool, device=hidden.device).tril(hidden.shape[1] - tail)
+        whole = tail == hidden.shape[1]
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=None if whole else seen, is_causal=whole
+        )
         return cast(Tensor, self.o_proj(mixed.transpose(1, 2).flatten(2)))
 
 
@@ -121,6 +139,10 @@ class _Mlp(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return cast(Tensor, self.down_proj(functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden)))
+
+
+def _heads(projected: Tensor, config: DecoderConfig) -> Tensor:
+    return projected.unflatten(-1, (-1, config.head_dim)).transpose(1, 2)
 
 
 def _rotated(heads: Tensor, rotation: Tensor) -> Tensor:

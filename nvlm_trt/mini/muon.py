@@ -24,9 +24,7 @@ _ITERATIONS = 5
 class Muon(torch.optim.Optimizer):
     """For matrices; more axes are flattened to the second. Fused q, k and v are taken apart by ``blocks`` of rows."""
 
-    def __init__(
-        self, params: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95, decay: float = 0.01
-    ) -> None:
+    def __init__(self, params: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95, decay: float = 0.1) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay, "blocks": 1})
 
     @torch.no_grad()  # type: ignore[untyped-decorator]

@@ -1,12 +1,7 @@
 """Answers questions about pictures without a server, by two decoders behind one vision engine.
 
-    embedded   the FP8 decoder as it is served
-    plain      the checkpoint's own bfloat16 values in float32 arithmetic: what FP8 is measured against
-
-A picture is seen whole, or, to see what a part is good for, without it; the model was trained with all parts:
-
-    no tags         the rows of all tiles follow each other, without ``<tile_k>`` between them
-    thumbnail only  the picture is one tile, as a model without tiling would see it
+embedded   the FP8 decoder as it is served
+plain      the checkpoint's own bfloat16 values in float32 arithmetic: what FP8 is measured against
 """
 
 from __future__ import annotations
@@ -14,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +19,13 @@ from numpy.typing import NDArray
 from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.embedded.engine import EmbeddedEngine
 from nvlm_trt.embedded.request import Emission, GenerationRequest
-from nvlm_trt.model.prompt import tile_tags
+from nvlm_trt.mini.views import FULL, shown_config, shown_ids
 from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.serving.parameters import RequestFields
 from nvlm_trt.serving.preprocess import Preprocessor
 from nvlm_trt.vision.registry import load_engine
 
-__all__ = ["VIEWS", "Asked", "Decode", "Reader", "embedded_decoder", "plain_decoder"]
+__all__ = ["Asked", "Decode", "Reader", "embedded_decoder", "plain_decoder"]
 
 _AT_ONCE = 16
 _MAX_TOKENS = 40
@@ -57,7 +51,7 @@ class Reader:
         checkpoint = open_deployment(deployment).checkpoint
         self._vision = load_engine("onnxruntime", deployment / "vision", checkpoint, most, threads=threads)
 
-    def answers(self, asked: Sequence[Asked], decode: Decode, view: str = "full") -> list[str]:
+    def answers(self, asked: Sequence[Asked], decode: Decode, view: str = FULL) -> list[str]:
         """Raises what the engines raise for pictures and questions they cannot take."""
         texts: list[str] = []
         for start in range(0, len(asked), _AT_ONCE):
@@ -66,7 +60,11 @@ class Reader:
         return texts
 
     def _start(self, asked: Asked, decode: Decode, view: str) -> Callable[[], Sequence[int]]:
-        ids, tiles = VIEWS[view](self.preprocessor, asked)
+        config, tokenizer = self.preprocessor.config, self.preprocessor.tokenizer
+        preprocessor = Preprocessor(shown_config(view, config), tokenizer, max_images=1, max_seq_len=_MAX_SEQ_LEN)
+        prepared = preprocessor.prepare(RequestFields(asked.question, _MAX_TOKENS, (asked.png,)))
+        tiles = prepared.tiles
+        ids = shown_ids(view, prepared.input_ids, len(tiles), config, tokenizer)
         rows = self._vision.encode(tiles)
         return decode(ids, rows.reshape(-1, rows.shape[-1]))
 
@@ -116,46 +114,10 @@ def plain_decoder(checkpoint: Checkpoint, end_id: int) -> Decode:
     def answer(ids: NDArray[np.int32], rows: NDArray[np.float32]) -> list[int]:
         sequence, picture = torch.from_numpy(ids).long(), torch.from_numpy(rows)[None]
         while len(sequence) < len(ids) + _MAX_TOKENS:
-            last = torch.arange(len(sequence))[None] == len(sequence) - 1
-            token = model.logits(sequence[None], picture, last).argmax(-1)
+            token = model.logits(sequence[None], picture, 1)[0].argmax(-1)[0]
             if int(token) == end_id:
                 break
             sequence = torch.cat([sequence, token])
         return [int(token) for token in sequence[len(ids) :]]
 
     return lambda ids, rows: functools.partial(answer, ids, rows)
-
-
-View = Callable[[Preprocessor, Asked], tuple[NDArray[np.int32], NDArray[np.uint8]]]
-
-
-def _full(preprocessor: Preprocessor, asked: Asked) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    prepared = preprocessor.prepare(RequestFields(asked.question, _MAX_TOKENS, (asked.png,)))
-    return prepared.input_ids, prepared.tiles
-
-
-def _no_tags(preprocessor: Preprocessor, asked: Asked) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """What ``<Image>`` and the tags were tokenised to, up to the last row, is replaced by ``<Image>`` and the rows."""
-    ids, tiles = _full(preprocessor, asked)
-    tokenizer = preprocessor.tokenizer
-    rows = np.flatnonzero(ids >= preprocessor.config.decoder.vocab_size)
-    opening = tokenizer.encode_text(f"user\n<Image>{tile_tags(len(tiles))[0]}")
-    return (
-        np.concatenate(
-            [
-                ids[: rows[0] - len(opening)],
-                np.array(tokenizer.encode_text("user\n<Image>"), np.int32),
-                ids[rows],
-                ids[rows[-1] + 1 :],
-            ]
-        ),
-        tiles,
-    )
-
-
-def _thumbnail_only(preprocessor: Preprocessor, asked: Asked) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    config = replace(preprocessor.config, tiling=replace(preprocessor.config.tiling, max_tiles=1))
-    return _full(Preprocessor(config, preprocessor.tokenizer, max_images=1, max_seq_len=_MAX_SEQ_LEN), asked)
-
-
-VIEWS: Mapping[str, View] = MappingProxyType({"full": _full, "no tags": _no_tags, "thumbnail only": _thumbnail_only})

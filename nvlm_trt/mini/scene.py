@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nvlm_trt.mini.glyphs import ALPHABET, cap_height, glyph
 
-__all__ = ["COLOURS", "NO_CHAR", "Panel", "Scene", "Word", "paint", "patch_labels"]
+__all__ = ["CELL_LETTERS", "COLOURS", "NO_CHAR", "Panel", "Scene", "Word", "cell_labels", "paint", "patch_labels"]
 
 Rgb = tuple[int, int, int]
 
@@ -29,6 +29,8 @@ COLOURS: dict[str, Rgb] = {
 }
 # The class of a half patch that no letter's middle falls into.
 NO_CHAR = len(ALPHABET)
+# As many letters as a cell of 28 pixels is asked for; more need five narrow ones of the smallest type.
+CELL_LETTERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +114,25 @@ def patch_labels(scene: Scene, tile: int, patch: int) -> tuple[NDArray[np.int64]
         letters.reshape(*by_tile, 2).swapaxes(1, 2).reshape(-1, side * side, 2),
         colours.reshape(by_tile).swapaxes(1, 2).reshape(-1, side * side),
     )
+
+
+def cell_labels(scene: Scene, tile: int, cell: int, thumbnail: bool = False) -> NDArray[np.int64]:
+    """The letters of each cell in reading order, for the grid's tiles row by row; a cell is a row of the decoder.
+
+    Returns int64 [tiles, cells, CELL_LETTERS], filled up with ``NO_CHAR``. With ``thumbnail``, those of the one tile
+    that the whole picture is squeezed into.
+    """
+    width, height = (tile, tile) if thumbnail else (scene.width, scene.height)
+    across, down = width / scene.width, height / scene.height
+    rows, cols = height // cell, width // cell
+    labels = np.full((rows, cols, CELL_LETTERS), NO_CHAR, np.int64)
+    for word in scene.words:
+        row = int((word.baseline - cap_height(word.font, word.size) / 2) * down) // cell
+        for char, pen in zip(word.text, word.steps(), strict=False):
+            col = int((pen + glyph(word.font, word.size, char).advance / 2) * across) // cell
+            if 0 <= row < rows and 0 <= col < cols:
+                free = np.flatnonzero(labels[row, col] == NO_CHAR)
+                labels[row, col, free[:1]] = ALPHABET.index(char)
+    side = tile // cell
+    by_tile = labels.reshape(rows // side, side, cols // side, side, CELL_LETTERS)
+    return by_tile.swapaxes(1, 2).reshape(-1, side * side, CELL_LETTERS)

@@ -15,6 +15,7 @@ from typing import Self
 from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.mini.batches import TRAIN, Batch, BatchMaker
 from nvlm_trt.mini.curriculum import STAGES
+from nvlm_trt.mini.views import FULL
 from nvlm_trt.model.tokenizer import NvlmTokenizer
 
 __all__ = ["Supply", "batch_maker"]
@@ -23,18 +24,18 @@ _AHEAD = 4
 _maker: BatchMaker
 
 
-def batch_maker(folder: Path, seed: int) -> BatchMaker:
+def batch_maker(folder: Path, seed: int, view: str = FULL) -> BatchMaker:
     """For the checkpoint in ``folder``, of which only config and tokenizer are read."""
-    return BatchMaker(open_checkpoint(folder).config, NvlmTokenizer.from_folder(folder), seed)
+    return BatchMaker(open_checkpoint(folder).config, NvlmTokenizer.from_folder(folder), seed, view)
 
 
 class Supply:
     """A trainer's source of batches. A context manager: its process ends with it."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, view: str = FULL) -> None:
         # Spawned, because a forked process would inherit torch's threads and locks.
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, initializer=_start, initargs=(folder, seed))
+        self._pool = ProcessPoolExecutor(1, context, initializer=_start, initargs=(folder, seed, view))
         self._coming: deque[Future[Batch]] = deque()
         self._next = (0, 0)
 
@@ -60,11 +61,11 @@ class Supply:
         return self._coming.popleft().result()
 
 
-def _start(folder: Path, seed: int) -> None:
+def _start(folder: Path, seed: int, view: str) -> None:
     global _maker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the training, which ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _maker = batch_maker(folder, seed)
+    _maker = batch_maker(folder, seed, view)
 
 
 def _end_with_parent() -> None:

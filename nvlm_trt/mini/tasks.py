@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -32,6 +32,8 @@ class Example:
     scene: Scene
     question: str
     answer: str
+    # How many letters stand before the answer's in reading order; None where the answer is not copied from the picture.
+    before: int | None = 0
 
 
 Task = Callable[[np.random.Generator, Grid, Difficulty], Example]
@@ -59,11 +61,17 @@ def _read(rng: np.random.Generator, grid: Grid, difficulty: Difficulty) -> Examp
     return Example("read", scene, _READ[int(rng.integers(len(_READ)))], " ".join(texts))
 
 
+def _number(rng: np.random.Generator, grid: Grid, difficulty: Difficulty) -> Example:
+    digits = replace(difficulty, letters="0123456789", lengths=(1, 4), most_words=1)
+    return replace(_read(rng, grid, digits), task="number")
+
+
 def _colour(rng: np.random.Generator, grid: Grid, difficulty: Difficulty) -> Example:
     texts, slots = _texts_and_slots(rng, grid, difficulty, least=2)
     scene = compose(rng, grid, texts, slots, difficulty.sizes, one_colour=False)
-    word = scene.words[int(rng.integers(len(texts)))]
-    return Example("colour", scene, f"Read the {word.colour} line.", word.text)
+    chosen = int(rng.integers(len(texts)))
+    word = scene.words[chosen]
+    return Example("colour", scene, f"Read the {word.colour} line.", word.text, len("".join(texts[:chosen])))
 
 
 def _larger(rng: np.random.Generator, grid: Grid, difficulty: Difficulty) -> Example:
@@ -73,13 +81,14 @@ def _larger(rng: np.random.Generator, grid: Grid, difficulty: Difficulty) -> Exa
     texts = [str(first), str(second)]
     slots = spread(rng, grid, 2) if grid.area > 1 and rng.random() < 0.7 else block(rng, grid, 2)
     scene = compose(rng, grid, texts, slots, difficulty.sizes)
-    return Example("larger", scene, "Which number is larger?", str(max(first, second)))
+    before = 0 if first > second else len(texts[0])
+    return Example("larger", scene, "Which number is larger?", str(max(first, second)), before)
 
 
 def _count(rng: np.random.Generator, grid: Grid, difficulty: Difficulty) -> Example:
     texts, slots = _texts_and_slots(rng, grid, difficulty)
     scene = compose(rng, grid, texts, slots, difficulty.sizes, one_colour=bool(rng.random() < 0.5))
-    return Example("count", scene, "How many words are there?", str(len(texts)))
+    return Example("count", scene, "How many words are there?", str(len(texts)), None)
 
 
 def _left(rng: np.random.Generator, grid: Grid, difficulty: Difficulty) -> Example:
@@ -93,7 +102,7 @@ def _left(rng: np.random.Generator, grid: Grid, difficulty: Difficulty) -> Examp
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(
-    {"read": _read, "colour": _colour, "larger": _larger, "count": _count, "left": _left}
+    {"read": _read, "number": _number, "colour": _colour, "larger": _larger, "count": _count, "left": _left}
 )
 
 

@@ -35,11 +35,16 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``steps`` in all, the learning rates going down to nothing over the last ``decay_steps``."""
+    """``steps`` in all, the learning rates going down from ``rate`` to nothing over the last ``decay_steps``.
+
+    In the last ``joint_steps`` answers teach the tower too; before, only pages do, at a third of the cost.
+    """
 
     steps: int
     decay_steps: int
-    warmup_steps: int = 200
+    joint_steps: int = 0
+    rate: float = 1.0
+    warmup_steps: int = 50
     check_every: int = 200
     check_batches: int = 4
     save_every_s: float = 120.0
@@ -47,7 +52,7 @@ class Plan:
     def rate_at(self, step: int) -> float:
         """What the learning rates are multiplied by."""
         left = (self.steps - step) / self.decay_steps if self.decay_steps else 1.0
-        return min(1.0, (step + 1) / self.warmup_steps, left)
+        return self.rate * min(1.0, (step + 1) / self.warmup_steps, left)
 
 
 @dataclass(slots=True)
@@ -72,12 +77,29 @@ class Trainer:
         if state.exists():
             self._load()
 
+    def begin(self, tower: Path) -> None:
+        """At the first stage that asks, with another run's tower and projector; the decoder is fresh."""
+        state = torch.load(tower, weights_only=True, map_location="cpu")["model"]
+        known = {
+            name: value for name, value in state.items() if name.startswith(("vision.", "letter", "colour", "cell"))
+        }
+        self.model.load_state_dict(self.model.state_dict() | known)
+        self.position.stage = next(index for index, stage in enumerate(STAGES) if stage.tasks)
+
     def stop(self) -> None:
         """Let the run end after the step it is in; for a signal's handler."""
         self._stopping = True
 
     def run(self, source: Source) -> None:
         """Until the plan's last step, or ``stop``. The state is saved as it goes and at the end."""
+        # Most positions hardly touch an answer: their gradients are subnormal, and products of those five times slower.
+        torch.set_flush_denormal(True)
+        try:
+            self._run(source)
+        finally:
+            torch.set_flush_denormal(False)
+
+    def _run(self, source: Source) -> None:
         self._seek(source)
         saved_s = shown_s = time.monotonic()
         shown_pictures = self.position.pictures
@@ -121,7 +143,7 @@ class Trainer:
         with torch.inference_mode():
             for index in range(self._plan.check_batches):
                 batch = self._maker.batch(STAGES[stage], stage, HELD_OUT, index)
-                lesson = take_lesson(self.model, batch, STAGES[stage])
+                lesson = take_lesson(self.model, batch)
                 right, asked = right + lesson.right, asked + lesson.asked
         self.model.train()
         return right / asked
@@ -131,7 +153,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * self._plan.rate_at(self.position.step)
         batch = source.take()
-        lesson = take_lesson(self.model, batch, STAGES[self.position.stage])
+        lesson = take_lesson(self.model, batch, self._plan.steps - self.position.step <= self._plan.joint_steps)
         self.model.zero_grad()
         lesson.loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

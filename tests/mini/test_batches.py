@@ -15,9 +15,10 @@ from nvlm_trt.mini.curriculum import GRIDS, STAGES
 from nvlm_trt.mini.exam import draw_exam
 from nvlm_trt.mini.glyphs import ALPHABET, glyph
 from nvlm_trt.mini.layout import TILE
-from nvlm_trt.mini.scene import NO_CHAR, paint, patch_labels
+from nvlm_trt.mini.scene import NO_CHAR, cell_labels, paint, patch_labels
 from nvlm_trt.mini.supply import batch_maker
-from nvlm_trt.mini.tasks import TASKS, Difficulty
+from nvlm_trt.mini.tasks import TASKS, Difficulty, Example
+from nvlm_trt.mini.views import FULL, NO_TAGS, THUMBNAIL_ONLY, VIEWS
 from nvlm_trt.model.tiling import Grid, choose_grid, cut_tiles
 
 PATCH = 14
@@ -45,7 +46,7 @@ def test_the_stages_with_many_tiles_cover_every_grid_that_six_tiles_allow() -> N
         *("1x1", "1x2", "1x3", "1x4", "1x5", "1x6", "2x1", "3x1", "4x1", "5x1", "6x1", "2x2", "2x3", "3x2"),
     }
     assert STAGES[-1].grids == GRIDS
-    assert set(STAGES[-1].tasks) == set(TASKS)
+    assert {name for stage in STAGES for name in stage.tasks} == set(TASKS)
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
@@ -82,6 +83,62 @@ def test_labels_say_which_letter_stands_in_which_half_of_a_patch() -> None:
     written = letters[letters != NO_CHAR]
     assert "".join(ALPHABET[index] for index in written) == example.answer
     assert (colours >= 0).sum() == (letters != NO_CHAR).any(-1).sum()
+
+
+def test_cells_hold_the_letters_in_reading_order_in_tiles_and_in_the_thumbnail() -> None:
+    example = TASKS["read"](np.random.default_rng(0), Grid(2, 1), Difficulty(lengths=(8, 8), most_words=1))
+    for thumbnail, tiles in ((False, 2), (True, 1)):
+        cells = cell_labels(example.scene, TILE, 2 * PATCH, thumbnail)
+        assert cells.shape == (tiles, 16, 4)
+        assert "".join(ALPHABET[index] for index in cells[cells != NO_CHAR]) == example.answer
+
+
+def answers_by_place(batch: Batch, picture: int) -> dict[int, int]:
+    """What the positions that answer say, by the letter that they are told to look at."""
+    answering = batch.targets[picture] != NO_TARGET
+    return dict(zip(batch.places[picture][answering].tolist(), batch.targets[picture][answering].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_row_and_the_position_that_copies_from_it_have_the_same_place(view: str, maker: BatchMaker) -> None:
+    rng, viewed = np.random.default_rng(2), maker.seen(view)
+    example = TASKS["number"](rng, Grid(3, 2), Difficulty(sizes=(30, 40)))
+    batch = viewed.batch_of([example])
+    rows = np.flatnonzero(batch.ids[0] >= 2048)
+    cells = batch.cells[batch.order[0]].reshape(-1, 4)
+    answers = answers_by_place(batch, 0)
+    for row, cell in zip(rows, cells, strict=True):
+        letters = [ALPHABET[letter] for letter in cell if letter not in (NO_CHAR, NO_TARGET)]
+        assert (batch.places[0, row] == NO_TARGET) == (not letters)
+        for offset, letter in enumerate(letters):
+            assert answers[batch.places[0, row] + offset] == maker.tokenizer.encode_text(letter)[0]
+    assert answers[len(example.answer)] == maker.tokenizer.eos_id
+
+
+def test_the_answer_about_a_colour_begins_at_that_line(maker: BatchMaker) -> None:
+    rng = np.random.default_rng(4)
+    example = next(
+        example for example in iter(lambda: TASKS["colour"](rng, Grid(2, 2), Difficulty()), None) if example.before
+    )
+    texts = [word.text for word in example.scene.words]
+    assert "".join(texts)[example.before :].startswith(example.answer)
+    assert min(answers_by_place(maker.batch_of([example]), 0)) == example.before
+
+
+def test_a_count_is_copied_from_nowhere(maker: BatchMaker) -> None:
+    batch = maker.batch_of([TASKS["count"](np.random.default_rng(0), Grid(1, 2), Difficulty())])
+    assert set(answers_by_place(batch, 0)) == {NO_TARGET}
+
+
+def test_views_leave_out_what_they_say(maker: BatchMaker) -> None:
+    example: Example = TASKS["read"](np.random.default_rng(0), Grid(3, 2), Difficulty())
+    full, no_tags, thumbnail = (maker.seen(view).batch_of([example]) for view in (FULL, NO_TAGS, THUMBNAIL_ONLY))
+    assert [batch.order.shape[1] for batch in (full, no_tags, thumbnail)] == [7, 7, 1]
+    assert np.array_equal(thumbnail.tiles[0], full.tiles[full.order[0, -1]])
+    rows = np.flatnonzero(no_tags.ids[0] >= 2048)
+    assert np.array_equal(rows, np.arange(rows[0], rows[0] + 7 * 16))
+    assert b"<tile" in maker.tokenizer.decode_bytes(full.ids[0][full.ids[0] < 2000].tolist())
+    assert b"<tile" not in maker.tokenizer.decode_bytes(no_tags.ids[0][no_tags.ids[0] < 2000].tolist())
 
 
 def test_equal_tiles_are_kept_once_and_every_picture_can_be_put_together_again(maker: BatchMaker, base: Path) -> None:

@@ -63,7 +63,7 @@ def test_both_losses_fall(base: Path, maker: BatchMaker) -> None:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         losses = []
         for _ in range(8):
-            lesson = take_lesson(model, batch, STAGES[index])
+            lesson = take_lesson(model, batch)
             optimizer.zero_grad()
             lesson.loss.backward()
             optimizer.step()
@@ -81,8 +81,8 @@ def test_a_stage_ends_at_its_rate_and_the_next_begins_at_its_own_first_batch(
     trainer.run(supply)
     assert supply.taken == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
     assert [line for line in said if line.startswith("stage")] == [
-        "stage 2 of 7: letters",
-        "stage 3 of 7: a short line",
+        "stage 2 of 5: letters",
+        "stage 3 of 5: numbers",
     ]
 
 
@@ -99,6 +99,17 @@ def test_muon_moves_a_matrix_alike_in_all_its_directions() -> None:
 def test_the_rate_rises_stays_and_runs_out() -> None:
     plan = Plan(steps=1000, decay_steps=100, warmup_steps=10)
     assert [plan.rate_at(step) for step in (0, 9, 500, 899, 950)] == pytest.approx([0.1, 1, 1, 1, 0.5])
+    assert replace(plan, rate=0.4).rate_at(950) == pytest.approx(0.2)
+
+
+def test_only_pages_and_joint_answers_teach_the_tower(base: Path, maker: BatchMaker) -> None:
+    stage, model = replace(STAGES[2], tiles=8), fresh(base)
+    page, answers = (maker.batch(replace(stage, pages=share), 2, TRAIN, 0) for share in (1.0, 0.0))
+    for batch, joint, taught in ((page, False, True), (answers, False, False), (answers, True, True)):
+        model.zero_grad()
+        take_lesson(model, batch, joint).loss.backward()
+        assert (model.vision.vision_model.embeddings.patch_embedding.weight.grad is not None) == taught
+        assert model.cell_head.weight.grad is not None
 
 
 def wait_for_the_end_of_its_group(group: int) -> None:
