@@ -84,8 +84,8 @@ def sign() -> Image.Image:
     """A house number on a wall, 336 x 224: six of the mini model's tiles, the number inside the upper middle one."""
     image = Image.new("RGB", (336, 224), "#35402f")
     draw = ImageDraw.Draw(image)
-    draw.rectangle([130, 34, 206, 80], "#f4f1e4")
-    draw.text((168, 57), "64", "#14284f", _font(34), anchor="mm")
+    draw.rectangle([120, 34, 216, 80], "#f4f1e4")
+    draw.text((168, 57), "4257", "#14284f", _font(28), anchor="mm")
     return image
 
 

@@ -114,7 +114,7 @@ def plain_decoder(checkpoint: Checkpoint, end_id: int) -> Decode:
     def answer(ids: NDArray[np.int32], rows: NDArray[np.float32]) -> list[int]:
         sequence, picture = torch.from_numpy(ids).long(), torch.from_numpy(rows)[None]
         while len(sequence) < len(ids) + _MAX_TOKENS:
-            token = model.logits(sequence[None], picture, 1)[0].argmax(-1)[0]
+            token = model.logits(sequence[None], picture, 1)[0].argmax(-1)
             if int(token) == end_id:
                 break
             sequence = torch.cat([sequence, token])

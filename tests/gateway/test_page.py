@@ -71,13 +71,13 @@ def test_a_dropped_picture_is_shown_in_tiles_and_read(page: Page, door: GatewayS
     assert tops == [tops[0]] * 3 + [tops[3]] * 3
     assert tops[0] < tops[3]
     ask(page, "What does the sign say?")
-    expect(page.get_by_role("region", name="Answer")).to_have_text("64")
+    expect(page.get_by_role("region", name="Answer")).to_have_text("4257")
     expect(page.get_by_text("It ended by itself.")).to_be_visible()
     for figure in ("First token", "Total"):
         assert page.locator(f"dt:text-is('{figure}') + dd").inner_text().endswith(("ms", "s"))
     # What was foretold is what was read.
     told = page.locator("#prompt-tokens").inner_text()
-    assert page.locator("dt:text-is('Tokens in, out') + dd").inner_text() == f"{told}, 2"
+    assert page.locator("dt:text-is('Tokens in, out') + dd").inner_text() == f"{told}, 4"
 
 
 def test_detail_and_the_picture_change_the_cost(page: Page, door: GatewayServer):
