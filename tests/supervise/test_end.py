@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from nvlm_trt.client import AskOptions, GrpcClient
+from nvlm_trt.deploy.figures import read_figures
 from nvlm_trt.errors import NvlmError
 from tests.deploy.processes import lives, wait_for
 from tests.gateway.raw import GOOD, connect, request_bytes, send
@@ -39,7 +41,11 @@ def test_streams_are_finished_new_questions_are_not_taken_and_nothing_is_left(de
         with connect(service.urls["gateway"]) as door, client.stream("Tell a story.", (), LONG) as stream:
             door.sendall(request_bytes({**GOOD, "max_tokens": 900, "ignore_eos": True, "stream": True}))
             opening, first = door.recv(4096), next(stream)
-            os.kill(decoder, signal.SIGSTOP)  # so that there is time to look
+            os.kill(decoder, signal.SIGSTOP)  # so that there is time to look, but not before its figures tell of them
+            while read_figures(service.urls["metrics"]).open == 0:
+                os.kill(decoder, signal.SIGCONT)
+                time.sleep(0.005)
+                os.kill(decoder, signal.SIGSTOP)
             service.process.send_signal(signal.SIGTERM)
             assert wait_for(lambda: service.health().status == 503)
             assert service.health().json["error"]["code"] == "E-BUSY-DRAINING"

@@ -101,7 +101,8 @@ def test_a_model_that_is_killed_while_idle_is_missed_and_started_again(service, 
     # Triton itself goes on saying that it is ready; the service does not.
     assert wait_for(lambda: service.health().status == 503)
     assert service.recovers("triton", before)
-    assert send(service.urls["gateway"], path="/health").status == 200
+    # The gateway looks for it again once a second.
+    assert wait_for(lambda: send(service.urls["gateway"], path="/health").status == 200)
     assert model in [event for event in service.events if event["event"] == "failed"][-1]["text"]
 
 
