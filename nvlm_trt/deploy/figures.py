@@ -15,7 +15,7 @@ _LINE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
 @dataclass(frozen=True, slots=True)
 class TritonFigures:
     """``answered`` grows with every piece of an answer that any request gets; ``open`` are requests that are not over:
-    in the decoder, or before it.
+    in the decoder, before it, or pieces that wait behind it.
     """
 
     answered: float
@@ -35,8 +35,9 @@ def parse_figures(text: str) -> TritonFigures:
         lines = ((found[2] or "", found[3]) for found in _LINE.finditer(text) if found[1] == name)
         return sum(float(value) for given, value in lines if all(label in given for label in labels))
 
-    before = sum(
-        total("nv_inference_pending_request_count", f'model="{model}"') for model in ("preprocessing", "vision_encoder")
+    around = sum(
+        total("nv_inference_pending_request_count", f'model="{model}"')
+        for model in ("preprocessing", "vision_encoder", "postprocessing")
     )
     decoder = total("nvlm_decoder_requests") + total("nv_trt_llm_request_metrics", 'request_type="active"')
-    return TritonFigures(total("nv_inference_request_success", 'model="postprocessing"'), before + decoder)
+    return TritonFigures(total("nv_inference_request_success", 'model="postprocessing"'), around + decoder)

@@ -52,6 +52,7 @@ class Supervisor:
         parts: list[Part] = [TritonPart(triton, start_timeout_s, ask_timeout_s), *([gateway] if gateway else [])]
         self._watchers = [Watcher(part, events, policy, ask_every_s) for part in parts]
         self._draining = threading.Event()
+        self._answered = 0.0
         self._health = health
         self._readiness: ReadinessServer | None = None
 
@@ -157,6 +158,9 @@ class Supervisor:
         if self._gateway is not None and self._gateway.how_it_ended() is None:
             return True
         try:
-            return self._triton.figures().open > 0
+            figures = self._triton.figures()
+            # A decoder that is done is ahead of its clients: the last pieces may still be on their way to them.
+            moved, self._answered = figures.answered > self._answered, figures.answered
+            return moved or figures.open > 0
         except (OSError, ValueError):
             return self._triton.running
