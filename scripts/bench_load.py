@@ -152,9 +152,11 @@ async def harness(url: str, planned: Sequence[Planned], clients: int, file: Path
 
 
 async def on_trivial(url: str, planned: Sequence[Planned], clients: int, rounds: int, file: Path) -> list[list[Round]]:
-    ask = over_sockets(url)
     bodies = [json.dumps({"text_input": one.request.prompt, "max_tokens": _EVENTS}).encode() for one in planned]
-    return [[await bare_loop(ask, bodies, clients), await harness(url, planned, clients, file)] for _ in range(rounds)]
+    async with over_sockets(url) as ask:
+        return [
+            [await bare_loop(ask, bodies, clients), await harness(url, planned, clients, file)] for _ in range(rounds)
+        ]
 
 
 async def on_deployment(
