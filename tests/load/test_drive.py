@@ -197,7 +197,7 @@ async def test_a_stop_keeps_what_was_measured(clients: int | None) -> None:
             await asyncio.sleep(5)
         writer.write(head() + event("a"))
 
-    due = [None] * 50 if clients else [0.0, 0.0, 0.5, 0.5, *[60.0] * 46]
+    due = [None] * 50 if clients else [0.0, 0.0, 2.0, 2.0, *[60.0] * 46]
     run = await driven(behave, plan(due), clients, stop=stop)
     assert run.interrupted
     assert sorted(taken.code or "" for taken in run.done) == ["", "", UNFINISHED, UNFINISHED]
