@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nvlm_trt.client import AskOptions, GrpcClient
-from nvlm_trt.deploy.figures import read_figures
 from nvlm_trt.errors import NvlmError
 from tests.deploy.processes import lives, wait_for
 from tests.gateway.raw import GOOD, connect, request_bytes, send
 from tests.supervise.service import Service, all_pids
+from tests.triton.test_cancel import running
 
 LONG = AskOptions(max_tokens=900, min_tokens=900)
 
@@ -41,11 +41,9 @@ def test_streams_are_finished_new_questions_are_not_taken_and_nothing_is_left(de
         with connect(service.urls["gateway"]) as door, client.stream("Tell a story.", (), LONG) as stream:
             door.sendall(request_bytes({**GOOD, "max_tokens": 900, "ignore_eos": True, "stream": True}))
             opening, first = door.recv(4096), next(stream)
-            os.kill(decoder, signal.SIGSTOP)  # so that there is time to look, but not before its figures tell of them
-            while read_figures(service.urls["metrics"]).open == 0:
-                os.kill(decoder, signal.SIGCONT)
-                time.sleep(0.005)
-                os.kill(decoder, signal.SIGSTOP)
+            # Its figures tell of them a moment later; then it stands still, so that there is time to look.
+            assert wait_for(lambda: running(SimpleNamespace(metrics_url=service.urls["metrics"])) == 2)
+            os.kill(decoder, signal.SIGSTOP)
             service.process.send_signal(signal.SIGTERM)
             assert wait_for(lambda: service.health().status == 503)
             assert service.health().json["error"]["code"] == "E-BUSY-DRAINING"
