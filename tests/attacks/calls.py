@@ -15,6 +15,7 @@ __all__ = ["CALLS", "MESSAGES", "CallAttack", "MessageAttack", "good_message", "
 
 _SERVICE = "/inference.GRPCInferenceService"
 _CLOSED = "This protocol is restricted"
+_PATH_REGION = "../../x"
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,14 @@ def good_message() -> Any:
 
 
 def send_spoilt(door: GrpcDoor, attack: MessageAttack) -> Reply:
-    """Without the model's name in what comes back: it is the sender's own, with all the paths in it."""
+    """Without what comes back of the sender's own words, with all the paths in them."""
     request = good_message()
     attack.change(request)
     reply = door.send_message(request)
-    return replace(reply, error=reply.error.replace(request.model_name or "\0", "", 1))
+    error = reply.error
+    for own in (request.model_name, request.model_version, _PATH_REGION):
+        error = error.replace(f"'{own}'", "")
+    return replace(reply, error=error)
 
 
 def _set(name: str, value: str) -> Callable[[Any], object]:
@@ -122,7 +126,7 @@ MESSAGES = [
     MessageAttack("ten thousand dimensions", lambda r: r.inputs[1].shape.extend([1] * 10_000), "unexpected shape"),
     MessageAttack("no dimensions", lambda r: r.inputs[1].ClearField("shape"), "unexpected shape"),
     MessageAttack("an output nobody makes", lambda r: r.outputs.add(name="nobody"), "unexpected inference output"),
-    MessageAttack("an input in a region: a path", _in_region("input", "../../x"), "Unable to find shared memory"),
+    MessageAttack("an input in a region: a path", _in_region("input", _PATH_REGION), "Unable to find shared memory"),
     MessageAttack("an output into a region", _in_region("output", "theirs"), "Unable to find shared memory"),
     MessageAttack("a negative priority", _parameter("priority", "int64_param", -1), "invalid value"),
     MessageAttack("a text as timeout", _parameter("timeout", "string_param", "x"), "invalid value type"),

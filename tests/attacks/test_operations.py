@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
-
 import pytest
 
 from tests.attacks.attack import check
@@ -25,8 +22,7 @@ def test_path(http_door, attack: PathAttack):
 @pytest.mark.parametrize("attack", MESSAGES, ids=lambda attack: attack.tried)
 def test_message(grpc_door, attack: MessageAttack):
     reply = send_spoilt(grpc_door, attack)
-    # What was sent comes back in quotes.
-    check(replace(reply, error=re.sub("'[^']*'", "", reply.error)), attack.code)
+    check(reply, attack.code)
     assert attack.says in reply.error
 
 
