@@ -170,7 +170,6 @@ def test_all_of_them_twice_leave_a_gateway_as_it_was(server, tmp_path):
             last_bytes, last_files = attack()
         finally:
             gateway.terminate()
-    print("MEASURED", first_bytes, last_bytes, first_files, last_files)
     assert last_bytes < first_bytes + 32 * 2**20
     # A connection or two may still be closing; each attack had one.
     assert last_files <= first_files + 4
