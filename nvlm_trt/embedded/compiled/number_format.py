@@ -7,6 +7,7 @@ follows the sum anyway.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from nvlm_trt.embedded.compiled.vector_writer import VectorWriter
@@ -14,16 +15,16 @@ from nvlm_trt.embedded.compiled.vector_writer import VectorWriter
 __all__ = ["Bfloat16", "Float8", "Float16", "Float32", "NumberFormat"]
 
 
-class NumberFormat:
+class NumberFormat(ABC):
     """``factor`` times what ``widen`` gives is the number. ``name`` is part of the names of functions."""
 
     name: str
     num_bytes: int
     factor = 1.0
 
+    @abstractmethod
     def widen(self, w: VectorWriter, address: Any) -> list[Any]:
         """Two vectors of float32 from ``w.columns`` numbers."""
-        raise NotImplementedError
 
 
 class Float32(NumberFormat):
