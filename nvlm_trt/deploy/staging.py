@@ -23,7 +23,7 @@ __all__ = ["WORK_FOLDER", "make_work_folder", "stage_repository"]
 WORK_FOLDER = "nvlm-trt-"
 """What their names begin with."""
 _PACKAGE = Path(nvlm_trt.__file__).parent
-_TOLD = ("postprocessing", "preprocessing")
+_TOLD = ("postprocessing", "preprocessing", "tensorrt_llm")
 _PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 
 

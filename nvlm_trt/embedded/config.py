@@ -99,6 +99,15 @@ class CheckpointConfig:
         dtype = _DTYPE_TAGS[str(data["dtype"])]
         return cls(decoder, dtype, _quantized(data, decoder), tp, embedding, cache == "FP8")
 
+    def require_one_rank(self) -> None:
+        """Raises ``ArtefactError`` E-ARTEFACT-RANKS for a checkpoint that is split; the CPU runners read whole ones."""
+        if self.tp != 1:
+            raise ArtefactError(
+                "E-ARTEFACT-RANKS",
+                f"The decoder checkpoint is split over {self.tp} ranks; a CPU runner reads one.",
+                'Build it with tp = 1, or serve it with decoder.runner = "torch" or with TensorRT-LLM.',
+            )
+
     @property
     def dtype_name(self) -> str:
         return next(name for name, tag in _DTYPE_TAGS.items() if tag == self.dtype)

@@ -16,7 +16,6 @@ from onnx import TensorProto
 
 from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from nvlm_trt.embedded.graph import LENGTHS, LOGITS, ROTARY, ROWS, TOTAL, decoder_graph
-from nvlm_trt.errors import ArtefactError
 
 __all__ = ["OnnxRuntimeRunner"]
 
@@ -39,12 +38,7 @@ class OnnxRuntimeRunner:
         quantize_activations: bool = True,
         threads: int | None = None,
     ) -> None:
-        if checkpoint.config.tp != 1:
-            raise ArtefactError(
-                "E-ARTEFACT-RANKS",
-                f"The decoder checkpoint is split over {checkpoint.config.tp} ranks; ONNX Runtime's runner reads one.",
-                'Build it with tp = 1, or serve it with decoder.runner = "torch" or with TensorRT-LLM.',
-            )
+        checkpoint.config.require_one_rank()
         config = checkpoint.config.decoder
         self.vocab_size, self.hidden_size = config.vocab_size, config.hidden_size
         self.max_positions = config.max_positions

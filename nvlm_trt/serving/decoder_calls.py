@@ -108,7 +108,7 @@ class _Open:
                 made = of_sequence[-1]
             self._send(made)
         if emissions[-1].finish in _BROKEN_OFF:
-            self.reply.fail(emissions[-1].error or _ended(emissions[-1].finish))
+            self.reply.fail(self.owner.reason(emissions[-1]))
 
     def _note(self, emission: Emission) -> None:
         record = self.record
@@ -133,13 +133,17 @@ class DecoderCalls:
         engine: DecoderEngine,
         observe: Callable[[Mapping[str, Any]], None] = lambda _: None,
         tell: Callable[[DecoderRecord], None] = lambda _: None,
+        check_going: Callable[[], None] = lambda: None,
         poll_s: float = 0.1,
     ) -> None:
         """Every ``poll_s`` seconds ``observe`` is given the engine's ``metrics()``, and ``tell`` each request that
-        ended meanwhile: neither holds up the engine's thread."""
+        ended meanwhile: neither holds up the engine's thread. ``check_going`` raises ``CancelledError`` once the
+        server ends its requests; those cancelled from then on fail with that.
+        """
         self._engine = engine
         self._observe = observe
         self._tell = tell
+        self._check_going = check_going
         self.ended: deque[DecoderRecord] = deque()
         self._poll_s = poll_s
         self._open: dict[str, _Open] = {}
@@ -196,6 +200,16 @@ class DecoderCalls:
             if self._by_client_id.get(entry.client_id) is entry:
                 del self._by_client_id[entry.client_id]
 
+    def reason(self, last: Emission) -> NvlmError:
+        """Why a request broke off whose last emission this is."""
+        if last.finish is not FinishReason.CANCELLED:
+            return last.error or ServerError("E-SERVER-INTERNAL", "The decoder failed.", "The server's log says why.")
+        try:
+            self._check_going()
+        except CancelledError as error:
+            return error
+        return last.error or CancelledError("E-CANCEL-STOPPED", "The request was stopped before its end.")
+
     def close(self, drain_s: float = 0) -> None:
         """Close the engine, which ends every open request, after ``drain_s`` seconds if need be; wait until each has
         been told."""
@@ -230,9 +244,3 @@ def _together(emissions: Sequence[Emission]) -> Emission:
         tokens=tuple(token for emission in emissions for token in emission.tokens),
         log_probs=tuple(value for emission in emissions for value in emission.log_probs),
     )
-
-
-def _ended(finish: FinishReason) -> NvlmError:
-    if finish is FinishReason.CANCELLED:
-        return CancelledError("E-CANCEL-STOPPED", "The request was stopped before its end.")
-    return ServerError("E-SERVER-INTERNAL", "The decoder failed.", "The server's log says why.")

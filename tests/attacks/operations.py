@@ -75,7 +75,8 @@ PATHS = [
     _model("a path, escaped", "..%2f..%2fetc%2fpasswd", 404, "is not found"),
     _model("a name that ends at a NUL", "nobody%00ensemble", 404, "is not found"),
     _model("no name", "", 404, "Not Found"),
-    _model("a name of 8 kB", "a" * 8000, 404, "is not found"),
+    # Triton reads a long line in pieces: by where they part, the answer is its model's or its router's.
+    _model("a name of 8 kB", "a" * 8000, 404, "not found"),
     _version("negative", "-1", 404, "Not Found"),
     _version("none", "0", 404, "version 0 is not found"),
     _version("one that is not there", "2", 404, "version 2 is not found"),

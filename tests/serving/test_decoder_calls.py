@@ -14,6 +14,7 @@ from nvlm_trt.embedded.scheduler import Limits
 from nvlm_trt.embedded.slot_pool import SlotPool
 from nvlm_trt.errors import NvlmError, RequestError
 from nvlm_trt.serving.decoder_calls import DecoderCalls
+from nvlm_trt.serving.shutdown import ENDING, Shutdown
 from tests.embedded.simulated_runner import SimulatedRunner, expected_tokens
 
 LONG = 4000
@@ -195,6 +196,20 @@ def test_closing_answers_open_requests(engine):
     assert reply.over.is_set()
     assert reply.error is not None
     assert reply.error.code.startswith("E-CANCEL-")
+
+
+def test_what_is_stopped_at_the_servers_end_says_so(engine, tmp_path):
+    calls = DecoderCalls(engine, check_going=Shutdown(str(tmp_path)).check_going)
+    before, after = HeldReply(), HeldReply()
+    for reply, name in ((before, "a"), (after, "b")):
+        calls.take(name, tensors(3, max_tokens=LONG, streaming=True), reply)
+    calls.stop("a")
+    assert before.over.wait(5)
+    (tmp_path / ENDING).touch()
+    calls.stop("b")
+    assert after.over.wait(5)
+    calls.close()
+    assert [reply.error.code for reply in (before, after)] == ["E-CANCEL-REQUEST", "E-CANCEL-SHUTDOWN"]
 
 
 def test_closing_may_wait_for_open_requests(engine):

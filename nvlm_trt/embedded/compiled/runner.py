@@ -20,7 +20,6 @@ from nvlm_trt.embedded.compiled.step_function import step_function
 from nvlm_trt.embedded.compiled.step_rows import StepRows
 from nvlm_trt.embedded.compiled.team import Team
 from nvlm_trt.embedded.compiled.vector_writer import FLOAT
-from nvlm_trt.errors import ArtefactError
 
 __all__ = ["CompiledRunner"]
 
@@ -44,12 +43,7 @@ class CompiledRunner:
         threads: int | None = None,
         without: tuple[str, ...] = (),
     ) -> None:
-        if checkpoint.config.tp != 1:
-            raise ArtefactError(
-                "E-ARTEFACT-RANKS",
-                f"The decoder checkpoint is split over {checkpoint.config.tp} ranks; the CPU runner reads one.",
-                'Build it with tp = 1, or serve it with decoder.runner = "torch" or with TensorRT-LLM.',
-            )
+        checkpoint.config.require_one_rank()
         config = checkpoint.config.decoder
         self.vocab_size, self.hidden_size = config.vocab_size, config.hidden_size
         self.max_positions = config.max_positions

@@ -36,8 +36,8 @@ class TritonPythonModel:
     def _answer(self, request):
         request_id = read_id(request)
         try:
-            check_wanted(request)
             self._shutdown.check_going()
+            check_wanted(request)
         except CancelledError:
             self._decoder.finish(request_id)
             stop_decoder(request_id)

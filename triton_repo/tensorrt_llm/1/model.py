@@ -3,6 +3,7 @@
 from nvlm_trt.embedded.engine import EmbeddedEngine
 from nvlm_trt.serving.decoder_calls import DecoderCalls
 from nvlm_trt.serving.decoder_record import note_record
+from nvlm_trt.serving.shutdown import MARKS, Shutdown
 from nvlm_trt.serving.triton import Parameters, TritonReply, read_id, read_inputs, reporting_start
 from nvlm_trt.serving.triton_metrics import DecoderMetrics
 from nvlm_trt.serving.triton_note import Note, open_journal
@@ -22,7 +23,8 @@ class TritonPythonModel:
             )
             self._journal = open_journal("tensorrt_llm")
         self._metrics = DecoderMetrics()
-        self._calls = DecoderCalls(engine, self._metrics.update, self._tell)
+        shutdown = Shutdown(parameters.optional(MARKS))
+        self._calls = DecoderCalls(engine, self._metrics.update, self._tell, shutdown.check_going)
 
     def execute(self, requests):
         for request in requests:
