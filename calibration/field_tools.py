@@ -4,7 +4,8 @@
 
 DIR is an embedded deployment. In closed loops of the same number of clients, each tool sends the same requests in the
 same order: this harness over gRPC, over Triton's HTTP and over the gateway; perf_analyzer 2.51 over gRPC; aiperf 0.13
-over Triton's HTTP and over the gateway. Every prompt was asked before, so that all find the same caches. Printed are
+over Triton's HTTP and over the gateway. Every prompt was asked before, so that all find the same caches. The server
+has one half of the cores and the tools the other: aiperf uses most of one. Printed are
 requests a second and the median time of a whole answer, and each tool's ratio to ours over the same door.
 
 Both tools are installed from PyPI into environments of their own in FOLDER, once. perf_analyzer's later builds need a
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -88,11 +90,15 @@ def main(
     if any(one.pictures or one.answer_tokens != drawn[0].answer_tokens for one in drawn):
         raise click.UsageError("the tools can be given text with one answer length alone")
     deployment = open_deployment(folder)
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    os.sched_setaffinity(0, cores[half:])
     with (
         tempfile.TemporaryDirectory() as work,
         TritonServer(deployment.folder, deployment.checkpoint) as server,
         started_gateway(server.grpc_url) as gateway,
     ):
+        os.sched_setaffinity(0, cores[:half] or cores)
         urls = {"gRPC": server.grpc_url, "Triton HTTP": server.http_url, "gateway": f"{gateway}/v1"}
         model = deployment.folder / "model"
         tools: dict[tuple[str, str], Callable[[Round], Figures]] = {
