@@ -5,30 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import pydantic
-
 from nvlm_trt.errors import UsageError
+from nvlm_trt.load.form import BadForm, Form, read_form
 from nvlm_trt.load.result import Deployed
 
 __all__ = ["PublishedScore", "ScoreFile", "ScoreInterval", "load_score"]
 
 
-class _Form(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ScoreInterval(_Form):
+class ScoreInterval(Form):
     low: float
     high: float
 
 
-class PublishedScore(_Form):
+class PublishedScore(Form):
     model: str
     source: str
     score: float
 
 
-class ScoreFile(_Form):
+class ScoreFile(Form):
     """As ``scoring.Score``; ``deployment`` is what answered, where the run was told."""
 
     format: Literal[1]
@@ -51,12 +46,10 @@ class ScoreFile(_Form):
 def load_score(file: Path) -> ScoreFile:
     """Raises ``UsageError`` E-EVAL-OUTPUT."""
     try:
-        return ScoreFile.model_validate_json(file.read_bytes())
-    except OSError:
-        why = "it cannot be opened"
-    except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        why = f"{'.'.join(str(part) for part in first['loc']) or 'its start'}: {first['msg']}"
-    raise UsageError(
-        "E-EVAL-OUTPUT", f"{file.name} is no score of this version: {why}.", "Score again: nvlm-trt eval score --json"
-    )
+        return read_form(ScoreFile, file)
+    except BadForm as why:
+        raise UsageError(
+            "E-EVAL-OUTPUT",
+            f"{file.name} is no score of this version: {why}.",
+            "Score again: nvlm-trt eval score --json",
+        ) from None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pydantic
-
 from nvlm_trt.errors import UsageError
 
-__all__ = ["bad_mix", "bad_result", "bad_trace", "first_fault"]
+__all__ = ["bad_mix", "bad_result", "bad_trace"]
 
 
 def bad_mix(name: str, why: str) -> UsageError:
@@ -20,11 +18,3 @@ def bad_trace(name: str, line: int, why: str) -> UsageError:
 def bad_result(name: str, why: str) -> UsageError:
     what = f"{name} is no latency measurement of this version: {why}."
     return UsageError("E-LOAD-RESULT", what, "Measure again: python calibration/latency.py run")
-
-
-def first_fault(error: pydantic.ValidationError) -> str:
-    """The first key that is wrong, and how."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    what = first["msg"].removeprefix("Value error, ")  # pydantic's words in front of our own
-    return f"{where}: {what}" if where else what

@@ -22,7 +22,8 @@ from typing import Any, TextIO
 import pydantic
 
 from nvlm_trt.checkpoint.disk import writing
-from nvlm_trt.load.failures import bad_result, first_fault
+from nvlm_trt.load.failures import bad_result
+from nvlm_trt.load.form import first_fault
 from nvlm_trt.load.record import Record
 from nvlm_trt.load.result import Check, Measurement, Point
 from nvlm_trt.load.run_log import RunEnd, RunStart

@@ -26,7 +26,8 @@ from typing import Annotated, Any
 
 import pydantic
 
-from nvlm_trt.load.failures import bad_mix, first_fault
+from nvlm_trt.load.failures import bad_mix
+from nvlm_trt.load.form import Form, first_fault
 from nvlm_trt.load.picture import check_picture
 from nvlm_trt.load.request import LoadRequest, write_prompt
 
@@ -35,12 +36,8 @@ __all__ = ["Mix", "RequestKind", "draw_requests", "read_mix"]
 Length = Annotated[int, pydantic.Field(ge=1, le=131072)]
 
 
-class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class RequestKind(_Section):
-    share: float = pydantic.Field(default=1.0, gt=0, allow_inf_nan=False)
+class RequestKind(Form):
+    share: float = pydantic.Field(default=1.0, gt=0)
     pictures: tuple[str, ...] = ()
     picture_count: int = pydantic.Field(default=1, ge=1, le=16)
     prompt_tokens: tuple[Length, Length]
@@ -67,7 +64,7 @@ class RequestKind(_Section):
         return self
 
 
-class Mix(_Section):
+class Mix(Form):
     """``folder`` is where files of pictures lie."""
 
     name: str

@@ -12,13 +12,13 @@ its figures stay. ``docs/latency.md`` explains every key; a change of meaning ge
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 import pydantic
 
-from nvlm_trt.load.failures import bad_result, first_fault
+from nvlm_trt.load.failures import bad_result
+from nvlm_trt.load.form import BadForm, Form, read_form
 
 __all__ = [
     "Check",
@@ -43,11 +43,7 @@ __all__ = [
 LoadKind = Literal["closed", "poisson", "uniform", "trace"]
 
 
-class _Form(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Distribution(_Form):
+class Distribution(Form):
     """Of ``n`` samples. Percentiles interpolate linearly, as numpy's do by default."""
 
     n: int = pydantic.Field(ge=1)
@@ -58,7 +54,7 @@ class Distribution(_Form):
     max: float
 
 
-class Spread(_Form):
+class Spread(Form):
     """Of a figure over ``runs`` repetitions."""
 
     runs: int = pydantic.Field(ge=1)
@@ -67,7 +63,7 @@ class Spread(_Form):
     most: float
 
 
-class PointLoad(_Form):
+class PointLoad(Form):
     """``clients`` for a closed loop, ``rate_per_s`` for open-loop arrivals; a trace's rate is its mean."""
 
     kind: LoadKind
@@ -81,7 +77,7 @@ class PointLoad(_Form):
         return f"{self.kind} {self.rate_per_s:g}/s" if self.rate_per_s else self.kind
 
 
-class Generator(_Form):
+class Generator(Form):
     """How well the load was made. ``send_lag_ms`` is from due to sent, ``loop_lag_ms`` how late a timer of the event
     loop fired; ``cpu_share`` is processor time over wall time, 1 is one core."""
 
@@ -90,7 +86,7 @@ class Generator(_Form):
     cpu_share: float
 
 
-class ModelTimes(_Form):
+class ModelTimes(Form):
     """Triton's own statistics of one model during the run; times are means of a request."""
 
     requests: int
@@ -102,7 +98,7 @@ class ModelTimes(_Form):
     output_ms: float
 
 
-class TilesEncoded(_Form):
+class TilesEncoded(Form):
     """Tiles of all requests: ``computed`` by the vision engine in ``calls``, or ``cached`` from before."""
 
     computed: int
@@ -110,7 +106,7 @@ class TilesEncoded(_Form):
     calls: int
 
 
-class DecoderWork(_Form):
+class DecoderWork(Form):
     """What the embedded decoder did during the run. Of ``step_s`` ``model_s`` was spent in the model.
 
     ``queue_ms`` is a request's mean wait for its first step, ``total_ms`` its mean time in the decoder.
@@ -126,7 +122,7 @@ class DecoderWork(_Form):
     total_ms: float | None = None
 
 
-class ServerSide(_Form):
+class ServerSide(Form):
     """None where the server does not tell: models' times need Triton's address, the rest its metrics page's."""
 
     models: dict[str, ModelTimes] | None = None
@@ -134,7 +130,7 @@ class ServerSide(_Form):
     decoder: DecoderWork | None = None
 
 
-class Check(_Form):
+class Check(Form):
     """Answers under load against the same requests alone, one after another; ``unanswered`` alone."""
 
     asked_alone: int
@@ -144,7 +140,7 @@ class Check(_Form):
     examples: tuple[str, ...] = ()
 
 
-class Run(_Form):
+class Run(Form):
     """One repetition. ``planned`` = ``completed`` + ``unsent`` + the sum of ``errors``, by code.
 
     ``seconds`` is from the first request's due time to the last one's end. ``tbt_ms`` is a request's mean time between
@@ -181,7 +177,7 @@ class Run(_Form):
     check: Check | None = None
 
 
-class Point(_Form):
+class Point(Form):
     """``summary`` has ``completed_per_s``, ``output_tokens_per_s``, ``good_per_s``, and for ``ttft``, ``tbt``, ``gap``
     and ``e2e`` the figures ``ttft_ms_p50``, ``ttft_ms_p90``, ``ttft_ms_p99``; those that some valid run has."""
 
@@ -194,7 +190,7 @@ class Point(_Form):
         return bool(self.summary)
 
 
-class Circumstances(_Form):
+class Circumstances(Form):
     """Of the machine that made the load; ``server`` is what answers, as it names itself."""
 
     date: str
@@ -208,7 +204,7 @@ class Circumstances(_Form):
     server: str | None
 
 
-class Deployed(_Form):
+class Deployed(Form):
     """From the deployment's manifest. ``max_tiles`` bounds one picture's grid, without its thumbnail."""
 
     manifest_sha256: str
@@ -224,7 +220,7 @@ class Deployed(_Form):
     max_batch_size: int
 
 
-class Experiment(_Form):
+class Experiment(Form):
     """``mix`` is the mix file's content, None with a trace. A good request keeps the ``objective``, milliseconds."""
 
     door: str
@@ -237,7 +233,7 @@ class Experiment(_Form):
     objective: dict[Literal["ttft", "tbt", "e2e"], float]
 
 
-class Measurement(_Form):
+class Measurement(Form):
     """``requests_file`` stands beside this one and has a line for each request."""
 
     format: Literal["nvlm-trt latency"] = "nvlm-trt latency"
@@ -248,15 +244,10 @@ class Measurement(_Form):
     requests_file: str | None
     points: tuple[Point, ...]
 
-    def dump(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
 
 def load_measurement(file: Path) -> Measurement:
     """Raises ``UsageError`` E-LOAD-RESULT."""
     try:
-        return Measurement.model_validate_json(file.read_bytes())
-    except OSError:
-        raise bad_result(file.name, "it cannot be opened") from None
-    except pydantic.ValidationError as error:
-        raise bad_result(file.name, first_fault(error)) from None
+        return read_form(Measurement, file)
+    except BadForm as why:
+        raise bad_result(file.name, str(why)) from None

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import pydantic
-
+from nvlm_trt.load.form import Form
 from nvlm_trt.load.result import Distribution, PointLoad, ServerSide
 
 __all__ = ["RunEnd", "RunStart"]
 
 
-class _Form(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class RunStart(_Form):
+class RunStart(Form):
     """``point`` counts the loads of a sweep from 0, ``repetition`` the runs of one."""
 
     point: int
@@ -23,7 +18,7 @@ class RunStart(_Form):
     schedule_sha256: str
 
 
-class RunEnd(_Form):
+class RunEnd(Form):
     """What a run has that was cut off is the default."""
 
     interrupted: bool = True

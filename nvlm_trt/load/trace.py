@@ -14,7 +14,8 @@ from typing import Annotated
 import pydantic
 
 from nvlm_trt.errors import UsageError
-from nvlm_trt.load.failures import bad_trace, first_fault
+from nvlm_trt.load.failures import bad_trace
+from nvlm_trt.load.form import Form, first_fault
 from nvlm_trt.load.picture import check_picture
 from nvlm_trt.load.request import LoadRequest, Planned, write_prompt
 
@@ -23,10 +24,8 @@ __all__ = ["read_trace"]
 _Length = Annotated[int, pydantic.Field(ge=1, le=131072)]
 
 
-class _Line(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    at_s: float = pydantic.Field(ge=0, allow_inf_nan=False)
+class _Line(Form):
+    at_s: float = pydantic.Field(ge=0)
     prompt_tokens: _Length
     answer_tokens: _Length
     pictures: tuple[str, ...] = pydantic.Field(default=(), max_length=16)

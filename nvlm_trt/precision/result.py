@@ -9,13 +9,13 @@ Scores are in the benchmark's unit, KL in nats a token. Intervals are of 95 %, p
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 import pydantic
 
 from nvlm_trt.errors import UsageError
+from nvlm_trt.load.form import BadForm, Form, read_form
 from nvlm_trt.load.result import Circumstances
 
 __all__ = [
@@ -31,11 +31,7 @@ __all__ = [
 ]
 
 
-class _Form(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Figure(_Form):
+class Figure(Form):
     value: float
     low: float
     high: float
@@ -48,7 +44,7 @@ class Difference(Figure):
     worse: int
 
 
-class Agreement(_Form):
+class Agreement(Form):
     """With the reference's answers, over ``questions``. ``equal`` are the same token for token; of the others
     ``first_difference`` counts how many tokens come before they part.
 
@@ -74,7 +70,7 @@ class Agreement(_Form):
         return sum(place * count for place, count in self.first_difference.items()) / parted if parted else None
 
 
-class PrecisionResult(_Form):
+class PrecisionResult(Form):
     """``name`` is what ``--precision`` takes; ``quantization``, ``kv_cache`` and ``exclude`` are a recipe's words."""
 
     name: str
@@ -88,14 +84,14 @@ class PrecisionResult(_Form):
     agreement: Agreement | None
 
 
-class LayerCost(_Form):
+class LayerCost(Form):
     """KL from the exact model with this layer alone rounded, and with all layers but this."""
 
     alone: Figure
     without: Figure
 
 
-class Layers(_Form):
+class Layers(Form):
     """``everything``: KL with every linear of every layer rounded."""
 
     questions: int
@@ -104,7 +100,7 @@ class Layers(_Form):
     layers: tuple[LayerCost, ...]
 
 
-class StudiedModel(_Form):
+class StudiedModel(Form):
     """``dtype`` is what "bf16" stands for; ``max_tiles`` bounds a picture's grid, its thumbnail not counted."""
 
     name: str
@@ -118,7 +114,7 @@ class StudiedModel(_Form):
     tile_size: int
 
 
-class PrecisionStudy(_Form):
+class PrecisionStudy(Form):
     """``errors`` counts questions that could not be asked, by code; they score nothing. ``tiles`` is the mean."""
 
     format: Literal["nvlm-trt precision"] = "nvlm-trt precision"
@@ -135,21 +131,14 @@ class PrecisionStudy(_Form):
     precisions: tuple[PrecisionResult, ...] = pydantic.Field(min_length=1)
     layers: Layers | None
 
-    def dump(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
 
 def load_study(file: Path) -> PrecisionStudy:
     """Raises ``UsageError`` E-EVAL-OUTPUT."""
     try:
-        return PrecisionStudy.model_validate_json(file.read_bytes())
-    except OSError:
-        why = "it cannot be opened"
-    except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        why = f"{'.'.join(str(part) for part in first['loc']) or 'its start'}: {first['msg']}"
-    raise UsageError(
-        "E-EVAL-OUTPUT",
-        f"{file.name} is no comparison of precisions of this version: {why}.",
-        "Compare again: nvlm-trt eval precisions",
-    )
+        return read_form(PrecisionStudy, file)
+    except BadForm as why:
+        raise UsageError(
+            "E-EVAL-OUTPUT",
+            f"{file.name} is no comparison of precisions of this version: {why}.",
+            "Compare again: nvlm-trt eval precisions",
+        ) from None

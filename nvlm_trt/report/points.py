@@ -25,7 +25,6 @@ __all__ = [
     "latencies",
     "load_order",
     "pareto_sets",
-    "shown_load",
 ]
 
 
@@ -62,7 +61,7 @@ class Point:
     @property
     def name(self) -> str:
         """What ``--choose`` takes."""
-        return f"{self.configuration.name}@{shown_load(self.latency.load)}"
+        return f"{self.configuration.name}@{self.latency.load.shown}"
 
 
 def accuracies(findings: Findings) -> list[Accuracy]:
@@ -105,13 +104,6 @@ def joined(accuracies: Sequence[Accuracy], latencies: Sequence[Latency], figure:
         and figure in latency.summary
     ]
     return sorted(points, key=lambda point: (point.accuracy.task, load_order(point.latency.load), point.configuration))
-
-
-def shown_load(load: PointLoad) -> str:
-    """ "8 clients" for a closed loop, "poisson 4/s" for arrivals."""
-    if load.clients is not None:
-        return f"{load.clients} client{'' if load.clients == 1 else 's'}"
-    return f"{load.kind} {load.rate_per_s:g}/s" if load.rate_per_s else load.kind
 
 
 def load_order(load: PointLoad) -> tuple[str, float]:

@@ -10,7 +10,7 @@ from nvlm_trt.report.figures import FIGURES
 from nvlm_trt.report.markup import Markup, join, tag
 from nvlm_trt.report.palette import Palette
 from nvlm_trt.report.plots import Line, Spot, lines, scatter
-from nvlm_trt.report.points import Latency, Point, by_task_and_load, load_order, pareto_sets, shown_load
+from nvlm_trt.report.points import Latency, Point, by_task_and_load, load_order, pareto_sets
 from nvlm_trt.report.scale import fitting, shown
 from nvlm_trt.report.table import Row, figure_cell, spread_cell, table
 
@@ -29,7 +29,7 @@ def _task_section(number: int, task: str, points: Sequence[Point], figure: str, 
     best = pareto_sets(points, figure)
     figures = []
     for group in by_task_and_load(points):
-        load = shown_load(group[0].latency.load)
+        load = group[0].latency.load.shown
         x = fitting([end for point in group for end in _ends(point.latency.summary[figure])], zero=True)
         spots = [_spot(point, point in best, figure, palette, _anchor(number, points.index(point))) for point in group]
         said = (
@@ -117,7 +117,7 @@ def load_section(latencies: Sequence[Latency], figure: str, palette: Palette) ->
         table(
             "Loads without a valid run: they are not shown above.",
             ["configuration", "load", "file", "problems"],
-            [Row([_named(one), shown_load(one.load), one.file, "; ".join(one.problems)]) for one in invalid],
+            [Row([_named(one), one.load.shown, one.file, "; ".join(one.problems)]) for one in invalid],
             wrap=(3,),
         )
         if invalid
@@ -136,7 +136,7 @@ def _lines(held: Sequence[Latency], name: str, palette: Palette) -> list[Line]:
             (
                 size,
                 one.summary[name].median,
-                f"{configuration.name}, {shown_load(one.load)}: {shown(one.summary[name].median)}",
+                f"{configuration.name}, {one.load.shown}: {shown(one.summary[name].median)}",
             )
             for one in held
             if one.configuration == configuration and name in one.summary
@@ -151,7 +151,7 @@ def _lines(held: Sequence[Latency], name: str, palette: Palette) -> list[Line]:
 
 def _load_row(one: Latency) -> Row:
     figures = [_spread(one.summary.get(name)) for name in _SHOWN]
-    return Row([_named(one), shown_load(one.load), *figures, one.door, one.file])
+    return Row([_named(one), one.load.shown, *figures, one.door, one.file])
 
 
 def _named(one: Latency) -> str:
