@@ -11,7 +11,7 @@ from typing import Any
 from nvlm_trt.errors import UsageError
 from nvlm_trt.evaluate.failures import bad_data, missing_data
 
-__all__ = ["Row", "read_json", "rows_of", "rows_of_lines"]
+__all__ = ["Row", "read_json", "rows_of", "rows_of_lines", "rows_of_list", "rows_under_data"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,17 @@ def rows_of(file: Path, items: Any, where: str) -> list[Row]:
     if not isinstance(items, Sequence) or isinstance(items, str) or not items:
         raise bad_data(file.name, 1, f"the file has no {where}")
     return [_row(file, number, item) for number, item in enumerate(items, 1)]
+
+
+def rows_of_list(file: Path) -> list[Row]:
+    """Of a file that is one JSON list."""
+    return rows_of(file, read_json(file), "list of records")
+
+
+def rows_under_data(file: Path) -> list[Row]:
+    """Of a file that is one JSON object with the list under "data"."""
+    content = read_json(file)
+    return rows_of(file, content.get("data") if isinstance(content, dict) else None, 'list under "data"')
 
 
 def rows_of_lines(file: Path) -> list[Row]:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nvlm_trt.evaluate.prompts import SHORT_ANSWER, about_picture
-from nvlm_trt.evaluate.row import Row, read_json, rows_of
+from nvlm_trt.evaluate.row import Row, rows_of_list
 from nvlm_trt.evaluate.short_answers import relaxed_match
 from nvlm_trt.evaluate.task import Sample, Task, one_by_one
 
 __all__ = ["CHARTQA"]
-
-
-def _rows(file: Path) -> list[Row]:
-    return rows_of(file, read_json(file), "list of records")
 
 
 def _sample(row: Row) -> Sample:
@@ -33,7 +27,7 @@ CHARTQA = Task(
     picture_folders=("png",),
     max_tokens=16,
     needs=("gt_answer",),
-    read=_rows,
+    read=rows_of_list,
     sample=_sample,
     judge=one_by_one(
         lambda record, rules: relaxed_match(record["answer"], record["gt_answer"][0], strict=rules.strict)

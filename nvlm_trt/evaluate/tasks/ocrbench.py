@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nvlm_trt.evaluate.ocr_hits import ocr_hits
 from nvlm_trt.evaluate.prompts import about_picture
-from nvlm_trt.evaluate.row import Row, read_json, rows_of
+from nvlm_trt.evaluate.row import Row, rows_of_list
 from nvlm_trt.evaluate.task import Sample, Task, one_by_one
 
 __all__ = ["OCRBENCH"]
-
-
-def _rows(file: Path) -> list[Row]:
-    return rows_of(file, read_json(file), "list of records")
 
 
 def _sample(row: Row) -> Sample:
@@ -37,7 +31,7 @@ OCRBENCH = Task(
     picture_folders=("OCRBench_Images",),
     max_tokens=128,
     needs=("gt_answer", "dataset_name", "data_type"),
-    read=_rows,
+    read=rows_of_list,
     sample=_sample,
     judge=one_by_one(
         lambda record, rules: ocr_hits(

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nvlm_trt.evaluate.anls import anls
 from nvlm_trt.evaluate.prompts import SHORT_ANSWER, about_picture
-from nvlm_trt.evaluate.row import Row, read_json, rows_of
+from nvlm_trt.evaluate.row import Row, rows_under_data
 from nvlm_trt.evaluate.task import Sample, Task, one_by_one
 
 __all__ = ["SPDOCVQA"]
-
-
-def _rows(file: Path) -> list[Row]:
-    content = read_json(file)
-    return rows_of(file, content.get("data") if isinstance(content, dict) else None, 'list under "data"')
 
 
 def _sample(row: Row) -> Sample:
@@ -34,7 +27,7 @@ SPDOCVQA = Task(
     picture_folders=("spdocvqa_images",),
     max_tokens=64,
     needs=("gt_answer",),
-    read=_rows,
+    read=rows_under_data,
     sample=_sample,
     judge=one_by_one(lambda record, rules: anls(record["answer"], record["gt_answer"], strict=rules.strict)),
 )

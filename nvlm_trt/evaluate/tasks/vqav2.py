@@ -5,18 +5,12 @@ One list of records, each with its picture's path: the form the release's script
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nvlm_trt.evaluate.prompts import SHORT_ANSWER, about_picture
-from nvlm_trt.evaluate.row import Row, read_json, rows_of
+from nvlm_trt.evaluate.row import Row, rows_of_list
 from nvlm_trt.evaluate.short_answers import vqa_accuracy
 from nvlm_trt.evaluate.task import Sample, Task, one_by_one
 
 __all__ = ["VQAV2"]
-
-
-def _rows(file: Path) -> list[Row]:
-    return rows_of(file, read_json(file), "list of records")
 
 
 def _sample(row: Row) -> Sample:
@@ -36,7 +30,7 @@ VQAV2 = Task(
     picture_folders=("val2014", "test2015"),
     max_tokens=16,
     needs=("gt_answer",),
-    read=_rows,
+    read=rows_of_list,
     sample=_sample,
     judge=one_by_one(lambda record, rules: vqa_accuracy(record["answer"], record["gt_answer"], strict=rules.strict)),
 )
