@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import nvlm_trt
-from nvlm_trt.errors import ArtefactError
 from nvlm_trt.pipeline.consistency import recorded_recipe, stale_steps
 from nvlm_trt.pipeline.container import container_command
 from nvlm_trt.pipeline.engines_here import Here, engine_differences, this_machine
 from nvlm_trt.pipeline.keys import versions_of
-from nvlm_trt.pipeline.manifest import Manifest, load_manifest
+from nvlm_trt.pipeline.manifest import Manifest, require_manifest
 from nvlm_trt.pipeline.recipe import Recipe
 from nvlm_trt.pipeline.recipe_file import read_draft, recipe_names
 from nvlm_trt.pipeline.steps import steps_for
@@ -60,13 +59,7 @@ def explain(out: Path, here: Here | None = None) -> Explanation:
 
     Raises ``ArtefactError`` E-ARTEFACT-MANIFEST, or E-ARTEFACT-DEPLOYMENT where nothing was built.
     """
-    manifest = load_manifest(out)
-    if manifest is None:
-        raise ArtefactError(
-            "E-ARTEFACT-DEPLOYMENT",
-            f"{out.name or 'The folder'} holds no deployment.",
-            "Name the folder that nvlm-trt build was given.",
-        )
+    manifest = require_manifest(out)
     return Explanation(
         str(manifest.recipe.get("name", "")), tuple(_Look(out, manifest, here or this_machine()).differences())
     )

@@ -21,7 +21,16 @@ from nvlm_trt.errors import ArtefactError
 from nvlm_trt.pipeline.digests import sha256_json
 from nvlm_trt.pipeline.recipe import Recipe
 
-__all__ = ["MANIFEST", "FileEntry", "Manifest", "StepEntry", "load_manifest", "manifest_for", "replace_text"]
+__all__ = [
+    "MANIFEST",
+    "FileEntry",
+    "Manifest",
+    "StepEntry",
+    "load_manifest",
+    "manifest_for",
+    "replace_text",
+    "require_manifest",
+]
 
 MANIFEST = "manifest.json"
 _OWN_HASH = "sha256_of_all_else"
@@ -89,6 +98,21 @@ def load_manifest(out: Path) -> Manifest | None:
         raise _unreadable(f"is damaged at {'.'.join(str(part) for part in first['loc']) or 'its start'}") from None
     if own_hash != sha256_json(data):
         raise _unreadable("was changed after it was written")
+    return manifest
+
+
+def require_manifest(out: Path) -> Manifest:
+    """The deployment's manifest.
+
+    Raises ``ArtefactError`` E-ARTEFACT-MANIFEST, or E-ARTEFACT-DEPLOYMENT where nothing was built.
+    """
+    manifest = load_manifest(out)
+    if manifest is None:
+        raise ArtefactError(
+            "E-ARTEFACT-DEPLOYMENT",
+            f"{out.name or 'The folder'} holds no deployment.",
+            "Name the folder that nvlm-trt build was given.",
+        )
     return manifest
 
 

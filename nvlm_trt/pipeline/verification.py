@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nvlm_trt.errors import ArtefactError, BuildError
+from nvlm_trt.errors import BuildError
 from nvlm_trt.pipeline.consistency import stale_steps
 from nvlm_trt.pipeline.digests import sha256_file
-from nvlm_trt.pipeline.manifest import MANIFEST, FileEntry, Manifest, load_manifest
+from nvlm_trt.pipeline.manifest import MANIFEST, FileEntry, Manifest, require_manifest
 
 __all__ = ["Finding", "Verification", "verify"]
 
@@ -66,13 +66,7 @@ def verify(
     E-BUILD-LOCKED while a build is at work there.
     """
     with _no_build(out):
-        manifest = load_manifest(out)
-        if manifest is None:
-            raise ArtefactError(
-                "E-ARTEFACT-DEPLOYMENT",
-                f"{out.name or 'The folder'} holds no deployment.",
-                "Name the folder that nvlm-trt build was given.",
-            )
+        manifest = require_manifest(out)
         wanted = [_Wanted(out / name, name, step, entry) for step, name, entry in _outputs(manifest)]
         wanted += _inputs(manifest, checkpoint) if checkpoint is not None else []
         reader = _Reader(sum(one.size_on_disk for one in wanted), advanced)
