@@ -7,7 +7,6 @@ there. Nothing keeps running afterwards.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -16,6 +15,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from nvlm_trt.deploy.announcement import read_announcement
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = Path("calibration/mini")
@@ -52,24 +53,14 @@ def server() -> Iterator[dict[str, str]]:
     show("nvlm-trt", *command)
     process = subprocess.Popen([sys.executable, "-m", "nvlm_trt", *command], stdout=subprocess.PIPE, text=True)
     try:
-        yield read_urls(process)
+        assert process.stdout is not None
+        urls = read_announcement(process.stdout)
+        if "grpc" not in urls:
+            sys.exit(process.wait() or 1)
+        yield urls
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate()
-
-
-def read_urls(process: subprocess.Popen[str]) -> dict[str, str]:
-    """The server's first words are one JSON object over several lines; none come if it cannot start."""
-    assert process.stdout is not None
-    text = ""
-    for line in process.stdout:
-        text += line
-        if line == "}\n":
-            break
-    told: dict[str, str] = json.loads(text or "{}")
-    if "grpc" not in told:
-        sys.exit(process.wait() or 1)
-    return told
 
 
 def nvlm_trt(*arguments: str) -> None:

@@ -36,6 +36,7 @@ from urllib.parse import urlsplit
 
 import nvlm_trt
 from nvlm_trt.client import AskOptions, HttpClient
+from nvlm_trt.deploy.announcement import read_announcement
 from nvlm_trt.errors import NvlmError
 
 _PORTS = [f"--{name}-port=0" for name in ("http", "grpc", "metrics", "gateway", "health")]
@@ -74,7 +75,7 @@ class Service:
             [*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         assert self.process.stdout is not None
-        self.urls = json.loads("".join(iter(self.process.stdout.readline, "}\n")) + "}")
+        self.urls = read_announcement(self.process.stdout)
         self.answer = self.ask()
 
     def ask(self) -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 import click
 
 from nvlm_trt.client import AskOptions, open_client
+from nvlm_trt.deploy.announcement import read_announcement
 from nvlm_trt.mini.curriculum import STAGES
 from nvlm_trt.mini.exam import ExamQuestion, draw_exam
 
@@ -104,12 +105,7 @@ def server(command: Sequence[str]) -> Iterator[dict[str, str]]:
     process = subprocess.Popen([*command, *ports, "--json"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        text = ""
-        for line in process.stdout:
-            text += line
-            if line == "}\n":
-                break
-        yield json.loads(text)
+        yield read_announcement(process.stdout)
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate()

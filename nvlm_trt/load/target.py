@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nvlm_trt.client.failures import unreachable
+from nvlm_trt.deploy.announcement import read_announcement
 from nvlm_trt.deploy.server import TritonServer
 from nvlm_trt.errors import NvlmError, ServerError
 from nvlm_trt.load.doors.registry import door_of
@@ -66,12 +66,7 @@ def started_gateway(triton_url: str) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        lines = ""
-        for line in process.stdout:
-            lines += line
-            if line == "}\n":
-                break
-        told = json.loads(lines or "{}")
+        told = read_announcement(process.stdout)
         if "gateway" not in told:
             raise _not_started(told)
         yield told["gateway"]

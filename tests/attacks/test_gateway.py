@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nvlm_trt.deploy.announcement import read_announcement
 from nvlm_trt.gateway.server import GatewayServer
 from nvlm_trt.gateway.settings import GatewaySettings, Limits
 from nvlm_trt.intake.fetch import Fetcher
@@ -152,11 +153,11 @@ def test_all_of_them_twice_leave_a_gateway_as_it_was(server, tmp_path):
     assert len(pictures) == 3
     command = [sys.executable, "-m", "nvlm_trt", "gateway", server.grpc_url, "--port", "0", "--quiet", "--json"]
     with subprocess.Popen(
-        [*command, "--allow-image-host", LISTED_HOST], cwd=tmp_path, stdout=subprocess.PIPE
+        [*command, "--allow-image-host", LISTED_HOST], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     ) as gateway:
         try:
             assert gateway.stdout is not None
-            url = json.loads(b"".join(iter(gateway.stdout.readline, b"}\n")) + b"}")["gateway"]
+            url = read_announcement(gateway.stdout)["gateway"]
             memory, files = ProcessMemory(gateway.pid), Path(f"/proc/{gateway.pid}/fd")
 
             def attack() -> tuple[int, int]:

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nvlm_trt.cli import main
+from nvlm_trt.deploy.announcement import read_announcement
 from nvlm_trt.pipeline.builder import build
 from nvlm_trt.resources import resource_folder
 from tests.gateway.raw import GOOD, send
@@ -205,7 +206,7 @@ def test_the_gateway_can_stand_before_a_server_elsewhere(served: Served) -> None
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        url = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")["gateway"]
+        url = read_announcement(process.stdout)["gateway"]
         with openai.OpenAI(base_url=f"{url}/v1", api_key="a-key-of-some-length") as chat:
             assert [model.id for model in chat.models.list()] == ["mine"]
         with openai.OpenAI(base_url=f"{url}/v1", api_key="another-key") as stranger, pytest.raises(openai.APIError):

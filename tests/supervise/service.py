@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from nvlm_trt.client import AskOptions, GrpcClient
+from nvlm_trt.deploy.announcement import read_announcement
 from nvlm_trt.errors import NvlmError
 from tests.deploy.processes import children, wait_for
 from tests.gateway.raw import Told, send
@@ -40,8 +41,7 @@ class Service:
             text=True,
         )
         assert self.process.stdout is not None
-        told = "".join(iter(self.process.stdout.readline, "}\n"))
-        self.urls: dict[str, str] = json.loads(told + "}")
+        self.urls: dict[str, str] = read_announcement(self.process.stdout)
         with GrpcClient(self.urls["grpc"]) as client:
             self.answer = client.ask("What is it?", (), QUESTION).text
 
