@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,43 +21,48 @@ ROWS = re.findall(r"^\| `(E-[A-Z0-9-]+)` \| (.+) \| (.+) \|$", PAGE, re.MULTILIN
 HEADS = re.findall(r"^## E-([A-Z]+): `(\w+)`, exit (\d+), HTTP (\d+)$", PAGE, re.MULTILINE)
 
 
-def codes_of(source: str) -> Iterator[str]:
-    """Whole string constants that are codes. One that is built has its pieces in ``pieces_of``."""
-    for node in ast.walk(ast.parse(source)):
+@functools.cache
+def nodes() -> list[ast.AST]:
+    """Of all sources; walking them takes a second."""
+    return [node for source in SOURCES for node in ast.walk(ast.parse(source))]
+
+
+def codes() -> Iterator[str]:
+    """Whole string constants that are codes. One that is built has its pieces in ``pieces``."""
+    for node in nodes():
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and CODE.fullmatch(node.value):
             yield node.value
 
 
-def pieces_of(source: str) -> Iterator[tuple[str, ...]]:
+def pieces() -> Iterator[tuple[str, ...]]:
     """The constant parts of each f-string that builds a code."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes():
         if isinstance(node, ast.JoinedStr) and ast.unparse(node)[1:].strip("'\"").startswith("E-"):
             yield tuple(str(part.value) for part in node.values if isinstance(part, ast.Constant))
 
 
-def families_read(source: str) -> Iterator[str]:
+def families_read() -> Iterator[str]:
     """The family that each call of ``read_json_object`` names."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "read_json_object":
             family = node.args[1]
             assert isinstance(family, ast.Constant)
             yield str(family.value)
 
 
+@pytest.fixture(scope="module")
 def package_codes() -> set[str]:
-    plain = {code for source in SOURCES for code in codes_of(source)}
-    built = {pieces for source in SOURCES for pieces in pieces_of(source)}
-    families = {family for source in SOURCES for family in families_read(source)}
+    built = set(pieces())
     # One place builds codes; another would need another way to find them.
-    assert {pieces[0] for pieces in built} == {"E-"}
-    assert all(len(pieces) == 2 for pieces in built)
-    return plain | {f"E-{family}{end}" for family in families for _, end in built}
+    assert {first for first, *_ in built} == {"E-"}
+    assert all(len(parts) == 2 for parts in built)
+    return set(codes()) | {f"E-{family}{end}" for family in families_read() for _, end in built}
 
 
-def test_the_page_has_every_code_once_and_no_other():
+def test_the_page_has_every_code_once_and_no_other(package_codes):
     listed = [code for code, _, _ in ROWS]
-    assert set(listed) - package_codes() == set(), "on the page and not in the package"
-    assert package_codes() - set(listed) == set(), "in the package and not on the page"
+    assert set(listed) - package_codes == set(), "on the page and not in the package"
+    assert package_codes - set(listed) == set(), "in the package and not on the page"
     assert [code for code, count in Counter(listed).items() if count > 1] == []
 
 
@@ -82,10 +88,10 @@ def test_every_row_says_what_it_means_and_what_to_do():
         assert remedy.strip(), code
 
 
-def test_docstrings_promise_no_code_that_does_not_exist():
+def test_docstrings_promise_no_code_that_does_not_exist(package_codes):
     promised = {match[0] for source in SOURCES for match in re.finditer(r"\bE(-[A-Z0-9]+){2,}\b(?!-?\*|-\{)", source)}
     # The tree's own docstring shows the form of a code.
-    assert promised - package_codes() == {"E-FAMILY-WHAT"}
+    assert promised - package_codes == {"E-FAMILY-WHAT"}
 
 
 def test_an_error_finds_its_way_back_out_of_a_servers_message():
