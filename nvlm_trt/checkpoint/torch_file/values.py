@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -84,13 +83,3 @@ class TensorRef:
         if 0 in self.shape:
             return 0
         return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-
-    @property
-    def is_contiguous(self) -> bool:
-        """Whether the elements lie in C order without gaps."""
-        expected = math.prod(self.shape)
-        for size, stride in zip(self.shape, self.strides, strict=True):
-            expected //= max(size, 1)
-            if size > 1 and stride != expected:
-                return False
-        return True

@@ -87,8 +87,6 @@ def test_tensors_are_read_as_torch_reads_them(path: Path):
         assert found[name].dtype == dtype_tag(array.dtype)
         np.testing.assert_array_equal(array.astype(wanted.dtype), wanted)
         assert not array.flags.writeable
-        if array.size > 1:  # numpy calls everything else contiguous
-            assert found[name].is_contiguous == array.flags.c_contiguous
 
 
 def test_a_span_holds_the_tensor(path: Path):
