@@ -11,12 +11,33 @@ from typing import Any
 
 import yaml
 
-__all__ = ["BUILD", "CHART", "EXAMPLES", "LEAST", "TOOLS", "Refused", "Rendered", "defaults", "notes", "render"]
+from nvlm_trt.pipeline.recipe_file import read_draft, recipe_names
+
+__all__ = [
+    "BUILD",
+    "CHART",
+    "EXAMPLES",
+    "KINDS",
+    "LEAST",
+    "PRODUCTION",
+    "TOOLS",
+    "Refused",
+    "Rendered",
+    "defaults",
+    "notes",
+    "render",
+]
 
 BUILD = Path(__file__).parents[2] / "build"
 CHART = BUILD / "helm" / "nvlm-trt"
 EXAMPLES = sorted((BUILD / "helm" / "examples").glob("*.yaml"))
 TOOLS = Path(sys.prefix) / "tools"
+
+KINDS = {"Deployment", "LeaderWorkerSet", "Job"}
+"""Of objects that run pods."""
+
+PRODUCTION = [name for name in recipe_names() if read_draft(name).gpu is not None]
+"""Recipes for GPUs."""
 
 LEAST: dict[str, Any] = {"storage": {"checkpoint": {"existingClaim": "nvlm-d-72b"}}}
 """What no default can know."""

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-import promql_parser
 import pytest
 
-from nvlm_trt.deploy.memory import shared_memory_bytes
-from nvlm_trt.gateway.admission import Admission
-from nvlm_trt.gateway.metrics import Metrics
-from nvlm_trt.pipeline.recipe_file import read_draft, recipe_names
-from nvlm_trt.plan.calibration_size import calibration_size
-from nvlm_trt.plan.planner import make_plan
-from nvlm_trt.plan.resolve import resolve
 from nvlm_trt.supervise.readiness import ReadinessServer
 from tests.gateway.raw import send
 from tests.production.command_line import accepted, option
 from tests.production.conftest import VARIANTS
-from tests.production.helm import LEAST, Refused, Rendered, defaults, notes, render
+from tests.production.helm import KINDS, LEAST, Rendered, defaults, notes, render
 from tests.production.schemas import RELEASES, mistakes
-
-GPU = "nvidia.com/gpu"
-KINDS = {"Deployment", "LeaderWorkerSet", "Job"}
-PRODUCTION = [name for name in recipe_names() if read_draft(name).gpu is not None]
 
 
 @pytest.fixture(params=VARIANTS)
@@ -40,13 +27,6 @@ def answered() -> set[str]:
     with ReadinessServer("127.0.0.1", 0, lambda: None, dict) as readiness:
         host, port = readiness._server.server_address[:2]
         return {path for path in asked if send(f"http://{host!s}:{port}", path=path).status == 200}
-
-
-def bytes_of(quantity: str) -> int:
-    parts = re.fullmatch(r"(\d+)([KMGT]?i?)", quantity)
-    assert parts, quantity
-    number, unit = parts.groups()
-    return int(number) * {"": 1, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[unit]
 
 
 def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
@@ -216,78 +196,6 @@ def test_strangers_reach_the_gateway_alone(rendered):
             inside = selects({"matchLabels": rule["from"][0].get("podSelector", {}).get("matchLabels", {})}, {})
             assert {port["port"] for port in rule.get("ports", ())} <= {"api", "metrics"}
             assert "ports" in rule or not inside, "every port, and to everybody"
-
-
-@pytest.mark.parametrize("name", PRODUCTION)
-def test_a_shipped_recipe_gets_its_gpus_its_disk_and_its_memory(name, tmp_path, full_config):
-    plan = make_plan(full_config, read_draft(name), samples=calibration_size(full_config, None))
-    world = plan.recipe.decoder.world_size
-    values = {**LEAST, "recipe": name, "gpus": world}
-    with pytest.raises(Refused, match=rf"'?/gpus'?: value must be {world}"):
-        render({**values, "gpus": world + 1}, tmp_path)
-    pod = render(values, tmp_path).templates["server"]["spec"]["containers"][0]
-    assert pod["resources"]["limits"][GPU] == pod["resources"]["requests"][GPU] == world
-    chart = render({**values, "build": {"enabled": True}}, tmp_path)
-    job = chart.templates["build"]["spec"]["containers"][0]
-    assert job["resources"]["limits"][GPU] == world
-    assert bytes_of(job["resources"]["limits"]["memory"]) > plan.build_memory_bytes
-    claim = chart.one("PersistentVolumeClaim")
-    assert bytes_of(claim["spec"]["resources"]["requests"]["storage"]) > plan.disk_bytes
-    wanted = shared_memory_bytes(full_config, plan.recipe.prompt.max_images)
-    assert bytes_of(defaults()["sharedMemory"]) > 2 * wanted
-
-
-@pytest.mark.parametrize("name", ["several-nodes", "hpa of groups", "keda of groups"])
-def test_nodes_share_the_gpus_of_one_engine(variant, name):
-    values = VARIANTS[name]
-    chart = variant(name)
-    group = chart.one("LeaderWorkerSet")["spec"]["leaderWorkerTemplate"]
-    each = [chart.templates[part]["spec"]["containers"][0] for part in ("server", "worker")]
-    assert group["size"] == values["nodes"]
-    assert {one["resources"]["limits"][GPU] * group["size"] for one in each} == {values["gpus"]}
-    waits = chart.templates["server"]["spec"]["initContainers"][0]
-    assert {one["name"]: one["value"] for one in waits["env"]}["GPUS"] == str(each[0]["resources"]["limits"][GPU])
-    assert {one["image"] for one in [*each, waits]} == {"nvlm-trt:0.1.0-multi-node"}
-    # All must see the repository that the leader stages, and the engines, where it does.
-    for path in ("/run/nvlm-trt", "/deployment", "/checkpoint"):
-        (volume,) = {m["name"] for one in each for m in one["volumeMounts"] if m["mountPath"] == path}
-        assert volume in ("deployment", "checkpoint")
-    assert {"name": "TMPDIR", "value": "/run/nvlm-trt"} in each[0]["env"]
-    assert chart.one("PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteMany"]
-
-
-def test_the_example_of_several_nodes_is_a_recipe_for_its_gpus(tmp_path, full_config):
-    values = VARIANTS["several-nodes"]
-    (tmp_path / "own.toml").write_text(values["recipeToml"], encoding="utf-8")
-    recipe = resolve(read_draft(str(tmp_path / "own.toml")), full_config)
-    assert (recipe.name, recipe.decoder.world_size) == (values["recipe"], values["gpus"])
-
-
-def scaled(chart: Rendered) -> dict[str, Any]:
-    (scaler,) = chart.all("ScaledObject") + chart.all("HorizontalPodAutoscaler")
-    return scaler
-
-
-@pytest.mark.parametrize("name", ["several-gpus", "hpa", "hpa of groups", "keda of groups"])
-def test_what_is_scaled_is_there_and_names_no_number_itself(variant, name):
-    chart = variant(name)
-    target = scaled(chart)["spec"]["scaleTargetRef"]
-    (found,) = (one for one in chart.objects if one["kind"] in KINDS)
-    assert target == {"apiVersion": found["apiVersion"], "kind": found["kind"], "name": found["metadata"]["name"]}
-    assert "replicas" not in found["spec"]
-
-
-@pytest.mark.parametrize("name", ["several-gpus", "keda of groups"])
-def test_the_query_asks_figures_that_the_gateway_has(variant, name):
-    chart = variant(name)
-    query = scaled(chart)["spec"]["triggers"][0]["metadata"]["query"]
-    promql_parser.parse(query)
-    exposed = Metrics(Admission(1, 1, 1.0)).text().decode()
-    names = set(re.findall(r"nvlm_gateway_\w+", query))
-    assert names
-    assert all(re.search(rf"^{one}\b", exposed, re.MULTILINE) for one in names)
-    service = chart.one("Service", "-metrics")["metadata"]["name"]
-    assert f'namespace="models",service="{service}"' in query
 
 
 def test_notes_say_what_comes_next(tmp_path):

@@ -18,8 +18,7 @@ from packaging.utils import canonicalize_name
 from nvlm_trt import __version__
 from nvlm_trt.pipeline.recipe_file import read_draft
 from tests.production.command_line import accepted, option
-from tests.production.helm import BUILD
-from tests.production.test_chart import PRODUCTION
+from tests.production.helm import BUILD, PRODUCTION
 
 ROOT = BUILD.parent
 DOCKERFILE = BUILD / "Dockerfile"

@@ -16,8 +16,7 @@ import yaml
 
 from nvlm_trt import __version__
 from nvlm_trt.gateway.settings import Limits
-from tests.production.helm import CHART, EXAMPLES, LEAST, TOOLS, Refused, defaults, render
-from tests.production.test_chart import PRODUCTION
+from tests.production.helm import CHART, EXAMPLES, LEAST, PRODUCTION, TOOLS, Refused, defaults, render
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 
