@@ -1,10 +1,11 @@
-"""``serve`` and ``ask`` with a real server, the commands run as a person runs them."""
+"""``serve`` and ``gateway``, run as a person runs them, with a real server."""
 
 from __future__ import annotations
 
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,25 +16,17 @@ from typing import Any
 
 import openai
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from nvlm_trt.cli import main
 from nvlm_trt.deploy.announcement import read_announcement
 from nvlm_trt.pipeline.builder import build
-from nvlm_trt.resources import resource_folder
+from tests.cli.asking import ask
 from tests.gateway.raw import GOOD, send
 from tests.triton.test_cancel import wait_until
 
 ROOT = Path(__file__).parents[2]
 FREE_PORTS = tuple(f"--{name}-port=0" for name in ("http", "grpc", "metrics", "gateway", "health"))
-PICTURE = str(resource_folder("calibration") / "pictures" / "rocket.jpg")
-
-
-@pytest.fixture(scope="module")
-def deployment(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("with a blank") / "deployment"
-    build(small_checkpoint, "embedded", out)
-    return out
 
 
 @dataclass(frozen=True)
@@ -53,10 +46,7 @@ def start(deployment: Path, *more: str) -> Served:
         text=True,
     )
     assert process.stdout is not None
-    lines: list[str] = []
-    while not lines or lines[-1] not in ("}\n", ""):
-        lines.append(process.stdout.readline())
-    told = json.loads("".join(lines))
+    told = read_announcement(process.stdout)
     return Served(process, told["grpc"], told["http"], told["gateway"])
 
 
@@ -73,35 +63,6 @@ def served(deployment: Path, request_log: Path) -> Iterator[Served]:
     served.process.communicate(timeout=30)
 
 
-def ask(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["ask", *arguments], catch_exceptions=False)
-
-
-def test_both_protocols_give_the_same_answer(served: Served) -> None:
-    question = ("--image", PICTURE, "--max-tokens", "8", "What is this?", "--json")
-    told = [json.loads(ask(url, *question).stdout) for url in (served.grpc, served.http)]
-    for answer in told:
-        assert answer["images"] == [{"name": "rocket.jpg", "width": 640, "height": 427, "tile_grid": [3, 2]}]
-        assert answer["output_tokens"] == 8
-        # Seven tiles of sixteen tokens, their tags, and the question.
-        assert answer["input_tokens"] > 7 * 16
-        assert 0 < answer["time_to_first_token_s"] <= answer["total_s"]
-    assert told[0]["text"] == told[1]["text"]
-    assert told[0]["input_tokens"] == told[1]["input_tokens"]
-
-
-def test_the_answer_is_on_stdout_and_the_facts_beside_it(served: Served) -> None:
-    whole = ask(served.grpc, "--image", PICTURE, "--max-tokens", "8", "What is this?")
-    streamed = ask(served.http, "--image", PICTURE, "--max-tokens", "8", "What is this?", "--stream")
-    assert whole.exit_code == streamed.exit_code == 0
-    assert whole.stdout == streamed.stdout
-    for told in (whole.stderr, streamed.stderr):
-        assert "rocket.jpg: 640 x 427 pixels, tile grid 3 x 2" in told
-        assert "8 out, first after" in told
-    quiet = ask(served.grpc, "--max-tokens", "2", "Hello", "--quiet")
-    assert quiet.stderr == ""
-
-
 def test_every_process_of_the_service_writes_to_the_request_log(served: Served, request_log: Path) -> None:
     assert send(served.gateway, GOOD, headers={"X-Request-Id": "from-the-door"}).status == 200
 
@@ -111,40 +72,6 @@ def test_every_process_of_the_service_writes_to_the_request_log(served: Served, 
 
     models = {"preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing"}
     assert wait_until(lambda: parts() == {"gateway", *models})
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "exit_code"),
-    [
-        (("--image", str(ROOT / "pyproject.toml"), "What?"), "E-IMAGE-FORMAT", 4),
-        (("--image", "nowhere.jpg", "What?"), "E-IMAGE-FILE", 4),
-        (("--max-tokens", "0", "What?"), "E-PARAM-RANGE", 4),
-        (("--temperature", "nan", "What?"), "E-PARAM-RANGE", 4),
-        (("",), "E-PROMPT-EMPTY", 4),
-    ],
-)
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_request_that_cannot_be_answered(served: Served, protocol: str, arguments, code: str, exit_code: int) -> None:
-    url = served.grpc if protocol == "grpc" else served.http
-    result = ask(url, *arguments, "--json")
-    assert json.loads(result.stdout)["error"]["code"] == code
-    assert result.exit_code == exit_code
-    assert ask(url, "--max-tokens", "1", "Hello").exit_code == 0
-
-
-@pytest.mark.parametrize(
-    ("target", "code", "exit_code"),
-    [
-        ("http://127.0.0.1:9", "E-SERVER-UNREACHABLE", 9),
-        ("grpc://127.0.0.1:9", "E-SERVER-UNREACHABLE", 9),
-        ("ftp://127.0.0.1", "E-USAGE-URL", 2),
-        ("nowhere", "E-ARTEFACT-DEPLOYMENT", 6),
-    ],
-)
-def test_a_target_that_is_none(target: str, code: str, exit_code: int) -> None:
-    result = ask(target, "Hello", "--json")
-    assert json.loads(result.stdout)["error"]["code"] == code
-    assert result.exit_code == exit_code
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -170,12 +97,6 @@ def test_a_start_can_be_interrupted(deployment: Path) -> None:
         stdout, _ = process.communicate(timeout=30)
     assert process.returncode == 130
     assert stdout == ""
-
-
-def test_a_folder_is_asked_by_a_server_of_its_own(deployment: Path) -> None:
-    result = ask(str(deployment), "--protocol", "http", "--max-tokens", "2", "Hello")
-    assert result.exit_code == 0
-    assert "starting Triton" in result.stderr
 
 
 def test_openais_api_stands_before_the_same_server(served: Served) -> None:
@@ -312,8 +233,8 @@ def test_dry_run_starts_nothing(deployment: Path) -> None:
         (lambda out: (out / "vision" / "vision.onnx").write_bytes(b""), "E-ARTEFACT-FILE"),
     ],
 )
-def test_a_deployment_that_is_not_whole_is_not_served(small_checkpoint: Path, tmp_path: Path, spoil, code: str) -> None:
-    build(small_checkpoint, "embedded", tmp_path / "out")
+def test_a_deployment_that_is_not_whole_is_not_served(deployment: Path, tmp_path: Path, spoil, code: str) -> None:
+    shutil.copytree(deployment, tmp_path / "out")
     spoil(tmp_path / "out")
     result = CliRunner().invoke(main, ["serve", str(tmp_path / "out"), "--json"])
     assert result.exit_code == 6
