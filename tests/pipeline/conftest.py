@@ -5,15 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from nvlm_trt.pipeline.builder import build
+from tests.pipeline.toys import write_recipe
 
 
 @pytest.fixture(scope="session")
-def built(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(deployment: Path) -> Path:
     """The small checkpoint, built with the recipe ``embedded``; to be read, not changed."""
-    out = tmp_path_factory.mktemp("built") / "embedded"
-    build(small_checkpoint, "embedded", out)
-    return out
+    return deployment
 
 
 @pytest.fixture
@@ -21,3 +19,13 @@ def out_of_built(built: Path, tmp_path: Path) -> Path:
     """A copy of ``built``, to be changed."""
     shutil.copytree(built, tmp_path / "out")
     return tmp_path / "out"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    return write_recipe(tmp_path / "toy.toml")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "with a blank" / "out"
