@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nvlm_trt.checkpoint.base import Checkpoint
-from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.decoder import layer_stream
 from nvlm_trt.decoder.calibration import Calibration, LayerAmax, calibrate, calibrate_with
 from nvlm_trt.decoder.layer import DecoderLayer, LayerWeights
@@ -41,11 +39,6 @@ calibrations = st.builds(
         st.sampled_from(["amax", "mse"]), st.floats(50, 100).map(lambda percentile: f"percentile:{percentile!r}")
     ),
 )
-
-
-@pytest.fixture
-def checkpoint(small_checkpoint: Path) -> Checkpoint:
-    return open_checkpoint(small_checkpoint)
 
 
 @pytest.fixture

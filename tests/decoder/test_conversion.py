@@ -17,17 +17,11 @@ from numpy.typing import NDArray
 from nvlm_trt.checkpoint import tensor_stream
 from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.checkpoint.direct_io import DirectWriter
-from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.decoder.calibration import Calibration, LayerAmax
 from nvlm_trt.decoder.trtllm_checkpoint import write_trtllm_checkpoint
 from nvlm_trt.errors import BuildError
 from tests.checkpoint.test_safetensors_draft import largest_file
 from tests.decoder.altered import Altered
-
-
-@pytest.fixture(scope="module")
-def checkpoint(small_checkpoint: Path) -> Checkpoint:
-    return open_checkpoint(small_checkpoint)
 
 
 @pytest.fixture(scope="module")

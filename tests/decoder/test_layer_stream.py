@@ -32,11 +32,6 @@ Floats = NDArray[np.float32]
 
 
 @pytest.fixture
-def checkpoint(small_checkpoint: Path) -> Checkpoint:
-    return open_checkpoint(small_checkpoint)
-
-
-@pytest.fixture
 def samples(checkpoint: Checkpoint) -> list[Floats]:
     return some_samples(checkpoint.config.decoder.hidden_size)
 

@@ -10,16 +10,10 @@ import numpy as np
 import pytest
 
 from nvlm_trt.checkpoint.base import Checkpoint
-from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.checkpoint.tensor_stream import row_shape
 from nvlm_trt.decoder.placement import Group, OutputFile, groups_in_input_order, parts_by_source
 from nvlm_trt.decoder.trtllm_format import Mapping, tensor_rules
 from tests.decoder.altered import Altered
-
-
-@pytest.fixture(scope="module")
-def checkpoint(small_checkpoint: Path) -> Checkpoint:
-    return open_checkpoint(small_checkpoint)
 
 
 def files_of(checkpoint: Checkpoint, tp: int, pp: int) -> list[OutputFile]:

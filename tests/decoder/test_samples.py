@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from nvlm_trt.checkpoint.base import Checkpoint
-from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.decoder.calibration import calibrate
 from nvlm_trt.decoder.calibration_set import read_set, shipped_set
 from nvlm_trt.decoder.samples import build_samples
@@ -27,11 +26,6 @@ from tests.decoder.test_trtllm_format import RELEASE
 
 RECIPE = load_recipe("embedded", RELEASE)
 EMBEDDING = "language_model.model.embed_tokens.weight"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(small_checkpoint: Path) -> Checkpoint:
-    return open_checkpoint(small_checkpoint)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nvlm_trt.checkpoint.base import Checkpoint
-from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.decoder import fp8
 from nvlm_trt.decoder.calibration import Calibration, calibrate
 from nvlm_trt.decoder.layer import DecoderLayer, LayerWeights
@@ -38,11 +37,6 @@ reports = st.builds(
 
 def _places(count: int) -> list[tuple[int, GroupKind]]:
     return [(group.layer, group.kind) for group in all_groups(3)[:count]]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(small_checkpoint: Path) -> Checkpoint:
-    return open_checkpoint(small_checkpoint)
 
 
 @pytest.fixture(scope="module")

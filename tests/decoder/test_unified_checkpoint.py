@@ -18,32 +18,16 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from nvlm_trt.checkpoint.base import Checkpoint
-from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.checkpoint.safetensors_file import SafetensorsFile
-from nvlm_trt.decoder.calibration import Calibration, calibrate
+from nvlm_trt.decoder.calibration import Calibration
 from nvlm_trt.decoder.conversion import ConversionReport
 from nvlm_trt.decoder.trtllm_checkpoint import write_trtllm_checkpoint
 from nvlm_trt.decoder.unified_checkpoint import write_unified_checkpoint
 from nvlm_trt.errors import CheckpointError, UsageError
 from tests.decoder.modelopt_oracle import export_unified_with_modelopt
-from tests.decoder.qwen2 import build_qwen2, random_samples
+from tests.decoder.qwen2 import build_qwen2
 
 PREFIX = "language_model."
-
-
-@pytest.fixture(scope="module")
-def checkpoint(small_checkpoint: Path) -> Checkpoint:
-    return open_checkpoint(small_checkpoint)
-
-
-@pytest.fixture(scope="module")
-def samples(checkpoint: Checkpoint) -> list[NDArray[np.float32]]:
-    return random_samples(checkpoint.config.decoder.hidden_size, (5, 40, 100))
-
-
-@pytest.fixture(scope="module")
-def calibration(checkpoint: Checkpoint, samples: list[NDArray[np.float32]]) -> Calibration:
-    return calibrate(checkpoint, samples)
 
 
 Write = Callable[..., tuple[Path, ConversionReport]]

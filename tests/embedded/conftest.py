@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from nvlm_trt.embedded.in_flight import InFlightEngine
+from nvlm_trt.embedded.scheduler import Limits
 from tests.embedded.decoder_folder import write_decoder_folder
+from tests.embedded.stepped import Stepped, pool_over
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +25,22 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def start():
+    """Starts an engine over a runner; closes it after the test."""
+    engines = []
+
+    def start_engine(runner=None, limits=None, max_seq_len=64):
+        limits = limits or Limits(max_batch_size=4, max_num_tokens=20, max_waiting=8, chunk=8)
+        engine = InFlightEngine(pool_over(runner, limits.max_batch_size, max_seq_len), limits, max_seq_len)
+        engines.append((engine, runner))
+        return engine
+
+    yield start_engine
+    for engine, runner in engines:
+        if isinstance(runner, Stepped):
+            for _ in range(200):
+                runner.permits.put(None)
+        engine.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import struct
 import warnings
 import zlib
@@ -15,31 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nvlm_trt.errors import RequestError
-from nvlm_trt.model.picture import PictureLimits, decode_picture, read_data_uri
+from nvlm_trt.model.picture import PictureLimits, decode_picture
+from tests.model.encoded import ENCODED, KINDS, code_of, encoded, pattern
 
-KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 GREY16 = (np.arange(37 * 50, dtype=np.uint32) * 35).astype(np.uint16).reshape(37, 50)
-
-
-def pattern(mode: str = "RGB") -> Image.Image:
-    x, y = np.meshgrid(np.arange(50), np.arange(37))
-    channels = [(7 * x + 3 * y) % 256, (x * x + 5 * y) % 256, ((x ^ y) * 11) % 256]
-    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)).convert(mode)
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    file = BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def code_of(data: bytes, **limits: int) -> str:
-    with pytest.raises(RequestError) as caught:
-        decode_picture(data, PictureLimits(**limits))
-    return caught.value.code
-
-
-ENCODED = {kind: encoded(pattern(), kind) for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -235,48 +213,6 @@ def test_pillow_is_left_as_it_was():
 def test_an_error_names_the_picture():
     with pytest.raises(RequestError, match=r"E-IMAGE-FORMAT: Picture 3 begins with 68 65 6c 6c: not a picture\."):
         decode_picture(b"hello", name="Picture 3")
-
-
-@given(st.binary(max_size=100), st.sampled_from(["png", "jpeg", "svg+xml", "PNG;charset=utf-8"]), st.booleans())
-@settings(deadline=None)
-def test_data_uris_carry_any_bytes(data, kind, as_text):
-    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    assert read_data_uri(uri if as_text else uri.encode()) == data
-
-
-def test_line_ends_in_base64_are_ignored():
-    data = bytes(range(200))
-    assert read_data_uri(b"data:image/png;base64," + base64.encodebytes(data)) == data
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "", "http://example.com/a.png", "https://example.com/a,b.png", "file:///etc/passwd", "/etc/passwd", "a.png",
-        "data:text/html;base64,AAAA", "data:image/png,AAAA", "data:image/png;base64", "data:;base64,AAAA", "\ud800",
-        "data:image/" + "x" * 1000 + ";base64,AAAA", b"\xff\xfe,", "ftp://example.com/data:image/png;base64,AAAA",
-    ],
-)  # fmt: skip
-def test_addresses_and_paths_are_not_followed(uri):
-    with pytest.raises(RequestError) as caught:
-        read_data_uri(uri)
-    assert caught.value.code == "E-IMAGE-URL"
-    assert "remote pictures are off" in str(caught.value)
-    assert "passwd" not in str(caught.value)
-
-
-@pytest.mark.parametrize("payload", ["A", "AAA", "A===", "AA=A", "_-_-", "ÄÄÄÄ", "AA\0A", "%41AAA"])
-def test_bad_base64(payload):
-    with pytest.raises(RequestError) as caught:
-        read_data_uri("data:image/png;base64," + payload)
-    assert caught.value.code == "E-IMAGE-BASE64"
-
-
-def test_a_large_data_uri_is_refused_before_it_is_decoded():
-    with pytest.raises(RequestError) as caught:
-        read_data_uri("data:image/png;base64," + "!" * 2000, PictureLimits(max_bytes=1000))
-    assert caught.value.code == "E-IMAGE-BYTES"
-    assert read_data_uri("data:image/png;base64," + "AAAA" * 4, PictureLimits(max_bytes=12)) == bytes(12)
 
 
 def _png(width: int, height: int, *, depth: int, colour: int, rows: bytes) -> bytes:
