@@ -7,7 +7,8 @@ import hashlib
 import hmac
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from nvlm_trt.errors import NvlmError, ServerError
 from nvlm_trt.gateway.admission import Admission
 from nvlm_trt.gateway.backend import Backend
-from nvlm_trt.gateway.body import HeldBytes, discard_body
+from nvlm_trt.gateway.body import ClientGone, HeldBytes, discard_body
 from nvlm_trt.gateway.call_journal import CallJournal
 from nvlm_trt.gateway.chat_door import ChatDoor
 from nvlm_trt.gateway.completions import Completions
@@ -29,6 +30,7 @@ from nvlm_trt.gateway.metrics import Metrics
 from nvlm_trt.gateway.page import page_routes
 from nvlm_trt.gateway.prompt_cost import PromptCost
 from nvlm_trt.gateway.refusal import Refusal, error_body, error_headers, error_status, no_such_model
+from nvlm_trt.gateway.reply import Reply
 from nvlm_trt.gateway.settings import GatewaySettings, Limits
 from nvlm_trt.intake.fetch import Fetcher
 from nvlm_trt.telemetry.journal import Journal
@@ -129,9 +131,10 @@ class _Lock:
         given = _digest(_bearer(scope))
         # All are compared, whichever fits.
         if not sum(hmac.compare_digest(given, digest) for digest in self._digests):
-            await discard_body(receive, self._limits)
             refusal = Refusal("E-DOOR-KEY", "The API key is missing or wrong.", "Send one that is valid.", status=401)
-            await _respond(refusal, close=True)(scope, receive, send)
+            with suppress(ClientGone):
+                reply = Reply(send, None, self._limits.write_s)
+                await reply.error(refusal, partial(discard_body, receive, self._limits))
             return
         await self._app(scope, receive, send)
 
@@ -146,9 +149,9 @@ def _digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _respond(error: NvlmError, *, close: bool = False) -> Response:
+def _respond(error: NvlmError) -> Response:
     response = JSONResponse(error_body(error), error_status(error))
-    response.raw_headers += [*error_headers(error), *([(b"connection", b"close")] if close else [])]
+    response.raw_headers += error_headers(error)
     return response
 
 

@@ -71,7 +71,8 @@ async def read_body(receive: Receive, limits: Limits, held: Held) -> bytes:
 
 
 async def discard_body(receive: Receive, limits: Limits) -> None:
-    """Read on for a moment and throw it away: who is still sending when the connection closes never sees the answer."""
+    """Read on for a moment and throw it away: who is still sending when the connection closes may never see the answer
+    that was sent before."""
     with suppress(TimeoutError, ClientGone):
         async with asyncio.timeout(min(_DISCARD_S, limits.body_s)):
             size, more = 0, True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import MutableMapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from nvlm_trt.errors import CancelledError, NvlmError, ServerError
@@ -27,6 +28,7 @@ from nvlm_trt.serving.strict_json import read_strict_json
 __all__ = ["Answerer", "ChatDoor"]
 
 _CLIENT_LEFT = 499
+_BULKY = 2**18  # reading more than this keeps all others waiting for longer than handing it to a thread costs
 _log = logging.getLogger(__name__)
 
 
@@ -69,8 +71,12 @@ class ChatDoor:
             body = await read_body(receive, limits, call.held)
             whole_body = True
             # Nothing here keeps the body or the request: both hold pictures, and the answer may take minutes.
-            work = self._answerer.answer(read_chat_request(read_strict_json(body), self._settings), call, reply)
-            del body
+            if len(body) < _BULKY:
+                request = self._read(body)
+            else:
+                request = await asyncio.to_thread(self._read, body)
+            work = self._answerer.answer(request, call, reply)
+            del body, request
             await while_connected(receive, work)
         except NvlmError as error:
             await self._fail(error, call, reply, None if whole_body else receive)
@@ -87,6 +93,9 @@ class ChatDoor:
             call.held.let_go()
             self._answerer.ended(call, reply.status or _CLIENT_LEFT)
 
+    def _read(self, body: bytes) -> ChatRequest:
+        return read_chat_request(read_strict_json(body), self._settings)
+
     async def _fail(self, error: NvlmError, call: Call, reply: Reply, rest: Receive | None) -> None:
         call.error_code = error.code
         self._metrics.refusals.labels(error.code).inc()
@@ -94,9 +103,7 @@ class ChatDoor:
             if reply.status is not None:
                 await reply.broken_events(error)
                 return
-            if rest is not None:
-                await discard_body(rest, self._settings.limits)
-            await reply.error(error, close=rest is not None)
+            await reply.error(error, partial(discard_body, rest, self._settings.limits) if rest else None)
         except ClientGone:
             reply.status = _CLIENT_LEFT
 

@@ -27,20 +27,20 @@ _EVENTS = (
 class Reply:
     """``status`` is None until something was sent."""
 
-    def __init__(self, send: Send, request_id: str, write_s: float) -> None:
+    def __init__(self, send: Send, request_id: str | None, write_s: float) -> None:
         self._send = send
         self._write_s = write_s
-        self._own_headers = [(b"x-request-id", request_id.encode())]
+        self._own_headers = [(b"x-request-id", request_id.encode())] if request_id else []
         self._unsent = b""
         self.status: int | None = None
 
     async def json(self, data: Mapping[str, Any]) -> None:
         await self._whole(200, data, ())
 
-    async def error(self, error: NvlmError, *, close: bool = False) -> None:
-        """``close`` the connection after it: what else comes on it is not read."""
-        headers = [*error_headers(error), *([(b"connection", b"close")] if close else [])]
-        await self._whole(error_status(error), error_body(error), headers)
+    async def error(self, error: NvlmError, rest: Callable[[], Awaitable[None]] | None = None) -> None:
+        """``rest`` is for a body that was not read: it reads on after the answer, and then the connection closes."""
+        headers = [*error_headers(error), *([(b"connection", b"close")] if rest else [])]
+        await self._whole(error_status(error), error_body(error), headers, rest)
 
     def add_event(self, data: Mapping[str, Any]) -> None:
         """To leave with the next ``send_events``."""
@@ -63,10 +63,19 @@ class Reply:
         unsent, self._unsent = self._unsent, b""
         await self._bytes(unsent + last, more=more)
 
-    async def _whole(self, status: int, data: Mapping[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> None:
+    async def _whole(
+        self,
+        status: int,
+        data: Mapping[str, Any],
+        headers: Iterable[tuple[bytes, bytes]],
+        rest: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         body = json.dumps(data, ensure_ascii=False).encode()
         await self._start(status, (_JSON, (b"content-length", b"%d" % len(body)), *headers))
-        await self._bytes(body, more=False)
+        await self._bytes(body, more=rest is not None)
+        if rest:
+            await rest()
+            await self._bytes(b"", more=False)
 
     async def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.status = status

@@ -144,6 +144,7 @@ _BODIES = [
     DoorAttack("nothing", _bytes(b""), "E-PARAM-JSON"),
     DoorAttack("a list", _bytes(b"[]"), "E-PARAM-TYPE"),
     DoorAttack("JSON nested 100,000 levels deep", _bytes(b'{"a":' * 100_000), "E-PARAM-JSON"),
+    DoorAttack("two million empty objects", _bytes(b"[" + b"{}," * (2 * 10**6) + b"{}]"), "E-PARAM-JSON"),
     DoorAttack("lists nested a million levels deep", _bytes(b"[" * 10**6 + b"]" * 10**6), "E-PARAM-JSON"),
     DoorAttack("a key twice, of which a proxy saw the first", _raw('"max_tokens": 1'), "E-PARAM-JSON"),
     DoorAttack("a key twice, once escaped", _raw('"\\u006dax_tokens": 1'), "E-PARAM-JSON"),

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
+from nvlm_trt.errors import OverloadedError
 from nvlm_trt.gateway.body import Held, HeldBytes
 from nvlm_trt.gateway.call import Call
 from nvlm_trt.gateway.chat_answer import Piece, Shape
@@ -42,6 +43,22 @@ def test_a_token_that_ends_inside_a_character_opens_the_answer_only() -> None:
 
 
 _END = Piece("", 5, finish_reason="length")
+
+
+def test_who_is_refused_is_told_before_the_rest_of_the_body_has_come() -> None:
+    happened: list[str] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        happened.append("head" if message["type"] == "http.response.start" else message["body"].decode())
+        assert message.get("more_body", True) == (len(happened) < 4)
+
+    async def read_on() -> None:
+        happened.append("the rest")
+
+    asyncio.run(Reply(send, "id", 1.0).error(OverloadedError("E-BUSY-DOOR", "Full.", "Wait."), read_on))
+    assert happened[0] == "head"
+    assert json.loads(happened[1])["error"]["code"] == "E-BUSY-DOOR"
+    assert happened[2:] == ["the rest", ""]
 
 
 def _writes(pieces: list[tuple[int, Piece]], choices: int, usage: bool) -> list[bytes]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvlm_trt.errors import RequestError
-from nvlm_trt.intake.data_uri import MEDIA_TYPES, check_data_uri
+from nvlm_trt.intake.data_uri import _SLICE, MEDIA_TYPES, check_data_uri
 from nvlm_trt.model.picture import PictureLimits, read_data_uri
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
@@ -62,3 +62,21 @@ def test_what_passes_is_read_as_the_same_bytes_by_the_ensemble(data):
 def test_every_other_form_is_refused(uri, code):
     with pytest.raises(RequestError, match=code):
         check(uri)
+
+
+@pytest.mark.parametrize("at", [10, _SLICE - 2, _SLICE, _SLICE + 1, 2 * _SLICE - 1])
+@pytest.mark.parametrize("odd", ["=", " ", "-", "ä"])
+def test_a_long_picture_is_read_as_strictly_wherever_it_is_odd(at, odd):
+    limits = PictureLimits(max_bytes=2**20)
+    payload = base64.b64encode(PNG + bytes(2 * _SLICE)).decode()
+    check_data_uri(f"data:image/png;base64,{payload}", limits, "Picture 1")
+    with pytest.raises(RequestError, match="E-IMAGE-BASE64"):
+        check_data_uri(f"data:image/png;base64,{payload[:at]}{odd}{payload[at + 1 :]}", limits, "Picture 1")
+
+
+def test_two_pictures_that_meet_between_two_slices_are_none():
+    first = base64.b64encode(PNG + bytes(_SLICE // 4 * 3 - len(PNG) - 1)).decode()
+    assert len(first) == _SLICE
+    assert first[-1] == "="
+    with pytest.raises(RequestError, match="E-IMAGE-BASE64"):
+        check_data_uri(f"data:image/png;base64,{first}{GOOD}", PictureLimits(max_bytes=2**20), "Picture 1")

@@ -48,6 +48,13 @@ def test_brackets_in_texts_are_no_depth():
     assert read_strict_json(text.encode()) == json.loads(text)
 
 
+@pytest.mark.parametrize("part", ["{}", "[]", '""', "1", '"\\""'])
+def test_parts_are_bounded(part):
+    assert len(read_strict_json(f"[{','.join([part] * 20_000)}]".encode())) == 20_000
+    with pytest.raises(RequestError, match="more than 200,000 parts"):
+        read_strict_json(f"[{','.join([part] * 200_001)}]".encode())
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
