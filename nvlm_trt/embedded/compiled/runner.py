@@ -82,7 +82,7 @@ class CompiledRunner:
         else:
             hidden[:] = self._embedding[np.where(virtual, 0, ids)]
             hidden[virtual] = prompt_table[ids[virtual] - self.vocab_size]
-        self._rows.prefill(blocks[np.newaxis], np.array([start], np.int32), np.array([len(ids)]))
+        self._rows.prefill(blocks, start, len(ids))
         last: NDArray[np.float32] = self._run(1)[0]
         return last
 

@@ -37,51 +37,45 @@ class StepRows:
     def decode(self, tables: Ints, lengths: Ints) -> None:
         """One row for each of n sequences: ``tables`` [n, width], ``lengths`` [n]."""
         count, width = tables.shape
-        if count != self._decoding:
-            self._fill(lengths, np.ones(count, np.int64), width)
-            self._decoding = count
         numbers = self._numbers[:count]
+        if count != self._decoding:
+            each = self._cut(0, self._group)
+            tiles = np.tile(each, count)
+            tiles["source"] = tiles["target"] = np.repeat(numbers, len(each))
+            self._fill(count, numbers, tiles, tiles)
+            self._decoding = count
         self._positions[:count] = lengths
         self._blocks[:count] = tables[numbers, lengths // BLOCK]
-        self._tables[: count * width] = tables.ravel()
+        self._tables[: tables.size] = tables.ravel()
         tiles = self._last_tiles[: self._step["num_last_tiles"]]
         sequences = tiles["target"]
         tiles["start"], tiles["table"] = lengths[sequences], sequences * width
         self._tiles[: len(tiles)] = tiles
 
-    def prefill(self, tables: Ints, starts: Ints, counts: NDArray[np.int64]) -> None:
-        """``counts[i]`` rows of the i-th sequence from position ``starts[i]`` on, one sequence after another."""
+    def prefill(self, table: Ints, start: int, count: int) -> None:
+        """``count`` rows from position ``start`` on of the sequence in ``table`` [width]."""
         self._decoding = 0
-        self._fill(starts, counts, tables.shape[1])
-        of = np.repeat(np.arange(len(counts)), counts)
-        offsets = np.arange(len(of)) - (np.cumsum(counts) - counts)[of]
-        positions = starts[of] + offsets
-        self._positions[: len(of)] = positions
-        self._blocks[: len(of)] = tables[of, positions // BLOCK]
-        self._tables[: tables.size] = tables.ravel()
+        positions = np.arange(start, start + count)
+        self._positions[:count] = positions
+        self._blocks[:count] = table[positions // BLOCK]
+        self._tables[: len(table)] = table
+        last = count - 1
+        tiles, last_tiles = self._cut(0, count * self._group), self._cut(last * self._group, count * self._group)
+        tiles["start"] = last_tiles["start"] = start
+        last_tiles["target"] = -last  # the last row's result is the only one
+        self._fill(count, last, tiles, last_tiles)
 
-    def _fill(self, starts: Ints, counts: NDArray[np.int64], width: int) -> None:
-        step, firsts = self._step, np.cumsum(counts) - counts
-        ends = firsts + counts - 1
-        self._ends[: len(counts)] = ends
-        tiles = self._cut(starts, np.zeros_like(counts), counts, width)
-        tiles["source"] = tiles["target"] = firsts[tiles["table"] // width]
-        last_tiles = self._cut(starts, counts - 1, counts, width)
-        sequences = last_tiles["table"] // width
-        last_tiles["source"] = firsts[sequences]
-        last_tiles["target"] = sequences - (counts - 1)[sequences]  # the last row's result is the sequence's only one
+    def _fill(self, rows: int, ends: Any, tiles: NDArray[Any], last_tiles: NDArray[Any]) -> None:
+        step, num_ends = self._step, np.size(ends)
+        self._ends[:num_ends] = ends
         self._tiles[: len(tiles)], self._last_tiles[: len(last_tiles)] = tiles, last_tiles
-        step["rows"], step["num_ends"] = counts.sum(), len(counts)
+        step["rows"], step["num_ends"] = rows, num_ends
         step["num_tiles"], step["num_last_tiles"] = len(tiles), len(last_tiles)
 
-    def _cut(self, starts: Ints, begins: NDArray[np.int64], counts: NDArray[np.int64], width: int) -> NDArray[Any]:
-        """The queries of rows ``begins`` to ``counts`` of each sequence, in tiles."""
-        queries = (counts - begins) * self._group
-        tiles_of = -(-queries // self._tile_rows)
-        of = np.repeat(np.arange(len(counts)), tiles_of)
-        index = np.arange(len(of)) - (np.cumsum(tiles_of) - tiles_of)[of]
-        tiles = np.zeros(len(of), TILE)
-        tiles["query"] = begins[of] * self._group + index * self._tile_rows
-        tiles["count"] = np.minimum(self._tile_rows, queries[of] - index * self._tile_rows)
-        tiles["start"], tiles["table"] = starts[of], of * width
+    def _cut(self, begin: int, end: int) -> NDArray[Any]:
+        """A sequence's queries ``begin`` to ``end``, in tiles."""
+        queries = np.arange(begin, end, self._tile_rows)
+        tiles = np.zeros(len(queries), TILE)
+        tiles["query"] = queries
+        tiles["count"] = np.minimum(self._tile_rows, end - queries)
         return tiles
