@@ -4,7 +4,7 @@ A response is dear: Triton, the detokeniser's process and the client handle each
 runs on, and together they take several times what making a small model's token takes. So a thread of its own sends, and
 keeps to a share of the time. It goes round: all requests with news get one response each, with every token that came
 since the last; then it pauses until what the round cost, in processor time of this thread, is no more than ``share``
-of the time that passed. A request's first and last news do not wait, but count.
+of the time that passed, times the cores. A request's first and last news do not wait, but count.
 
 The rule has no sizes to choose. While tokens come slower than the share pays for, each leaves at once, alone; under
 load a response carries more of them, and time to the first token stays what it was.
@@ -13,6 +13,7 @@ load a response carries more of them, and time to the first token stays what it 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -23,9 +24,9 @@ from nvlm_trt.embedded.request import Emission
 
 __all__ = ["Outbox", "Recipient"]
 
-# The server, the detokeniser and the client pay several times what this thread does: at this share, with 32 streams on
-# two cores, they took 0.2 to 0.4 of a core together (docs/measurements/serving.md).
-SHARE = 0.04
+# Of all cores. The server, the detokeniser and the client pay five times what this thread does for a response
+# (docs/measurements/embedded.md): telling takes some 6 % of the machine.
+SHARE = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +39,12 @@ class Recipient(Protocol):
 
 
 class Outbox:
-    """``post`` may be called from any thread, and costs an append. Each recipient gets its emissions in their order."""
+    """``post`` may be called from any thread, and costs an append. Each recipient gets its emissions in their order.
+    ``cores`` None means those that the process may use.
+    """
 
-    def __init__(self, share: float = SHARE) -> None:
-        self._pause_for_work = 1 / share - 1
+    def __init__(self, share: float = SHARE, cores: int | None = None) -> None:
+        self._pause_for_work = max(0.0, 1 / (share * (cores or len(os.sched_getaffinity(0)))) - 1)
         # Appending to a deque is atomic; a lock here would be taken for each token.
         self._posted: deque[tuple[Recipient, Emission, bool]] = deque()
         self._wake = threading.Event()

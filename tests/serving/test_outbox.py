@@ -41,7 +41,7 @@ class Client:
 
 @pytest.fixture
 def outbox() -> Iterator[Outbox]:
-    outbox = Outbox(SHARE)
+    outbox = Outbox(SHARE, cores=1)
     yield outbox
     outbox.close()
 
@@ -85,6 +85,15 @@ def test_sending_keeps_to_its_share_of_the_time(outbox):
         time.sleep(0.001)
     most = (time.monotonic() - begun_s) * SHARE / client.cost_s
     assert 1 <= len(client.responses) <= most + 1
+
+
+def test_who_has_as_many_cores_as_the_share_wants_never_pauses():
+    outbox, client = Outbox(SHARE, cores=20), Client(cost_s=0.02)
+    for token in range(4):
+        outbox.post(client, Emission((token,)), urgent=False)
+        assert client.has(token + 1)
+    outbox.close()
+    assert client.responses == [(token,) for token in range(4)]
 
 
 def test_closing_delivers_what_waits(outbox):

@@ -23,6 +23,7 @@ __all__ = ["PIECE", "ProductWriter"]
 PIECE = 128  # of a panel's rows, widened at once: 16 KB with 32 columns; a tile's activations are 6 KB more
 _FLOAT32 = Float32()
 _FEW_ROWS = 8  # a tile of so few waits for memory, also where numbers are wide
+_TOGETHER = 2  # trips of a tile's loop written one after another: its counting takes of what multiplies
 _AHEAD_BYTES = 4096  # what is read from memory is asked for so much earlier: a fifth quicker
 
 
@@ -86,19 +87,26 @@ class ProductWriter:
     def _write_sums(
         self, of: NumberFormat, count: int, left: Any, panel: Any, trips: Any, sums: Any, sums_bytes: Any, ahead: Any
     ) -> None:
-        w, row_bytes = self._w, self._w.columns * of.num_bytes
+        w, b, row_bytes = self._w, self._w.b, self._w.columns * of.num_bytes
         places = [w.at(sums, (sums_bytes, row), half * w.lanes * FLOAT) for row in range(count) for half in range(2)]
         fetches = of.num_bytes < FLOAT or count <= _FEW_ROWS
-        with w.loop(trips, [w.load_floats(place) for place in places]) as trip:
-            for line in range(0, row_bytes if fetches else 0, LINE):
-                w.prefetch(w.at(ahead, (trip.index, row_bytes), line))
-            columns = of.widen(w, w.at(panel, (trip.index, row_bytes)))
-            for row in range(count):
-                factor = w.load_splat(w.at(left, (trip.index, FLOAT), row * self._row_bytes))
-                for half in range(2):
-                    place = 2 * row + half
-                    trip.carried[place] = w.add_product(trip.carried[place], factor, columns[half])
-        for place, total in zip(places, trip.carried, strict=True):
+        totals = [w.load_floats(place) for place in places]
+        done = w.size(0)
+        for together in (_TOGETHER, 1):
+            turns = b.udiv(b.sub(trips, done), w.size(together))
+            with w.loop(turns, totals) as turn:
+                first = b.add(done, b.mul(turn.index, w.size(together)))
+                for line in range(0, together * row_bytes if fetches else 0, LINE):
+                    w.prefetch(w.at(ahead, (first, row_bytes), line))
+                for trip in range(together):
+                    columns = of.widen(w, w.at(panel, (first, row_bytes), trip * row_bytes))
+                    for row in range(count):
+                        factor = w.load_splat(w.at(left, (first, FLOAT), trip * FLOAT + row * self._row_bytes))
+                        for half in range(2):
+                            place = 2 * row + half
+                            turn.carried[place] = w.add_product(turn.carried[place], factor, columns[half])
+            totals, done = turn.carried, b.mul(turns, w.size(together))
+        for place, total in zip(places, totals, strict=True):
             w.store(total, place)
 
     def _widen(self, of: NumberFormat, numbers: Any, trips: Any, piece: Any) -> None:
