@@ -2,7 +2,7 @@
 
     python scripts/soak.py DIR [--minutes 20] [--seed 0] [--json FILE]
 
-Triton over DIR and a gateway in a process of its own. First every question is asked alone, of a server of its own whose
+``nvlm-trt serve DIR``, as its users run it. First every question is asked alone, of a server of its own whose
 caches go with it; then closed loops find the capacity, the best rate of right answers; then requests arrive at 1.5
 times that rate and wait for nobody, most at the gateway, some straight at Triton. Texts and pictures, greedy and
 sampled, all from the seed.
@@ -20,12 +20,9 @@ import contextlib
 import json
 import os
 import random
-import re
 import sys
-import tempfile
 import time
-import urllib.request
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,22 +34,18 @@ from nvlm_trt.deploy.server import TritonServer
 from nvlm_trt.load.circumstances import circumstances
 from nvlm_trt.pipeline.deployment import open_deployment
 from scripts.chat_client import ChatClient
-from scripts.processes import command, gateway_process, processes_below
-from scripts.soak_claims import Claim, judge, quantile
+from scripts.processes import processes_below, processor_s_by_name, program
+from scripts.soak_claims import Claim, goodput, judge, quantile
+from scripts.soak_left import files_of, left_behind, own_temporary_folder, shared_memory_prefixes, still_busy
 from scripts.soak_load import Door, Pool, Run, closed_loop, open_loop, over_gateway, over_grpc
 from scripts.soak_memory import MemoryWatch, growth
 from scripts.soak_questions import Answer, Question, draw_questions
 
+_PORTS = tuple(f"--{door}-port=0" for door in ("http", "grpc", "metrics", "gateway", "health"))
 _OVERLOAD = 1.5
 _GRPC_SHARE = 0.2
 _LONG_MIN = 10.0
-_SETTLE_S = 0.5  # the decoder brings its figures up to date a few times a second
-_IDLE = {
-    'nvlm_decoder_requests{state="running"}': 0,
-    'nvlm_decoder_requests{state="waiting"}': 0,
-    "nvlm_gateway_num_requests_running": 0,
-    "nvlm_gateway_num_requests_waiting": 0,
-}
+_STEP_S = 60.0  # as long as a window of the run: the best of a few short steps would be a lucky one
 
 
 async def ask_alone(url: str, questions: Sequence[Question]) -> dict[int, tuple[Any, ...]]:
@@ -72,7 +65,7 @@ async def load(
     chat, draw = ChatClient(gateway_url), random.Random(f"{seed}/capacity")
     async with _grpc(grpc_url) as straight:
         doors = {"gateway": (1 - _GRPC_SHARE, over_gateway(chat)), "gRPC": (_GRPC_SHARE, straight)}
-        step_s, peak, wrong = max(1.0, min(15.0, seconds / 12)), 0.0, list[str]()
+        step_s, peak, wrong = max(1.0, min(_STEP_S, seconds / 12)), 0.0, list[str]()
         for clients in levels:
             run = await closed_loop(doors["gateway"][1], "gateway", pool, clients, step_s, draw)
             rate = len(run.good) / run.seconds
@@ -95,59 +88,12 @@ async def _grpc(url: str) -> AsyncIterator[Door]:
         await client.close()
 
 
-@contextlib.contextmanager
-def own_temporary_folder() -> Iterator[Path]:
-    """So that what servers forget there can be told from what others do."""
-    before = tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        tempfile.tempdir = folder
-        try:
-            yield Path(folder)
-        finally:
-            tempfile.tempdir = before
-
-
-def still_busy(*urls: str) -> list[str]:
-    """What the servers' own figures say is not over. A slot is given back just after its answer's end."""
-    wrong: list[str] = []
-    for _ in range(20):
-        time.sleep(_SETTLE_S)
-        figures: dict[str, float] = {}
-        for url in urls:
-            with urllib.request.urlopen(url) as page:
-                lines = [line.rpartition(" ") for line in page.read().decode().splitlines() if line[0] != "#"]
-            figures |= {name: float(value) for name, _, value in lines}
-        wrong = [f"{name} is {figures[name]:g}" for name, idle in _IDLE.items() if figures[name] != idle]
-        pool = [figures[f'nvlm_decoder_pool_tokens{{state="{state}"}}'] for state in ("free", "all")]
-        wrong += [f"{pool[1] - pool[0]:g} positions of the pool are taken"] if pool[0] != pool[1] else []
-        if not wrong:
-            break
-    return wrong
-
-
-def files_of(folder: Path) -> set[str]:
-    return {str(file.relative_to(folder)) for file in folder.rglob("*")}
-
-
-def shared_memory_prefixes(pids: Iterable[int]) -> set[str]:
-    return {found[0] for pid in pids for word in command(pid) if (found := re.match(r"nvlm_[0-9a-f]{12}_", word))}
-
-
-def left_behind(prefixes: set[str], pids: Iterable[int], folder: Path) -> list[str]:
-    files = [file.name for file in Path("/dev/shm").iterdir() if file.name.startswith(tuple(prefixes))]
-    return [
-        *(f"process {pid}" for pid in pids if Path(f"/proc/{pid}").exists()),
-        *(f"/dev/shm/{name}" for name in files),
-        *(f"temporary file {name}" for name in sorted(files_of(folder))),
-    ]
-
-
 @click.command(help=__doc__)
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--minutes", type=click.FloatRange(0.02), default=20.0, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--questions", type=click.IntRange(4), default=300, show_default=True, help="Distinct ones.")
-@click.option("--clients", "levels", type=click.IntRange(1), multiple=True, default=(8, 16, 32, 64), show_default=True)
+@click.option("--clients", "levels", type=click.IntRange(1), multiple=True, default=(16, 32, 64), show_default=True)
 @click.option("--alone", "alone_url", metavar="URL", help="Ask alone of the server at grpc://HOST:PORT.")
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures there too."
@@ -173,37 +119,45 @@ def main(
                 alone = asyncio.run(ask_alone(server.grpc_url, drawn))
         others = processes_below(os.getpid())
         pool = Pool(drawn[: questions // 2], drawn[questions // 2 :], alone)
-        with (
-            TritonServer(deployment.folder, deployment.checkpoint) as server,
-            gateway_process(server.grpc_url) as gateway_url,
-        ):
+        with program("serve", str(folder), *_PORTS) as urls:
             ours = {pid: name for pid, name in processes_below(os.getpid()).items() if pid not in others}
             prefixes = shared_memory_prefixes(ours)
+            used_s, begun_s = processor_s_by_name(ours), time.monotonic()
             watch = MemoryWatch(ours, max(0.1, min(2.0, minutes * 60 / 500)))
             try:
-                peak, run = asyncio.run(load(server.grpc_url, gateway_url, pool, levels, minutes * 60, seed))
+                peak, run = asyncio.run(load(urls["grpc"], urls["gateway"], pool, levels, minutes * 60, seed))
             finally:
                 watch.stop()
-            left = still_busy(server.metrics_url, f"{gateway_url}/metrics")
+            took_s = time.monotonic() - begun_s
+            cores = {name: (used - used_s[name]) / took_s for name, used in processor_s_by_name(ours).items()}
+            left = still_busy(urls["metrics"], f"{urls['gateway']}/metrics")
         left += left_behind(prefixes, ours, temporary)
     left += sorted(files_of(folder) - files)
-    growths = {name: growth(samples) for (name, _), samples in sorted(watch.samples.items())}
+    growths = {name: growth(samples) for name, samples in sorted(watch.samples.items())}
     claims = judge(run, peak, growths, left, long=minutes >= _LONG_MIN)
-    _tell(claims, run)
+    _tell(claims, run, cores)
     if json_file:
-        figures = {"claims": [asdict(claim) for claim in claims], "wrong": run.wrong, "peak_per_s": peak}
-        memory = {name: samples for (name, _), samples in watch.samples.items()}
-        json_file.write_text(json.dumps({**facts, **figures, "memory": memory}, indent=1) + "\n", encoding="utf-8")
+        figures = {
+            "claims": [asdict(claim) for claim in claims],
+            "wrong": run.wrong,
+            "peak_per_s": peak,
+            "cores": cores,
+        }
+        figures |= {"good_per_s": goodput(run.good, run.seconds)}
+        json_file.write_text(
+            json.dumps({**facts, **figures, "memory": watch.samples}, indent=1) + "\n", encoding="utf-8"
+        )
     if run.wrong or any(claim.held is False for claim in claims):
         sys.exit(1)
 
 
-def _tell(claims: Sequence[Claim], run: Run) -> None:
+def _tell(claims: Sequence[Claim], run: Run, cores: Mapping[str, float]) -> None:
     waits = [outcome.end_s - outcome.due_s for outcome in run.good]
     if waits:
         p50, p99 = (quantile(waits, share) for share in (0.5, 0.99))
         click.echo(f"\nright answers took p50 {p50:.2f} s, p99 {p99:.2f} s; ", nl=False)
-        click.echo(f"requests were sent p99 {quantile(run.lags_s, 0.99) * 1e3:.1f} ms after they were due\n")
+        click.echo(f"requests were sent p99 {quantile(run.lags_s, 0.99) * 1e3:.1f} ms after they were due")
+    click.echo("cores used: " + ", ".join(f"{name} {used:.2f}" for name, used in sorted(cores.items())) + "\n")
     for claim in claims:
         mark = {True: "holds", False: "FAILS", None: "-"}[claim.held]
         click.echo(f"{mark:6} {claim.what}: {claim.found}")

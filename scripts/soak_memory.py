@@ -66,13 +66,19 @@ def growth(samples: Sequence[tuple[float, int]]) -> Growth | None:
 
 
 class MemoryWatch:
-    """Samples ``processes``, names by pid, in a thread, from its constructor to ``stop``."""
+    """Samples ``processes``, names by pid, in a thread, from its constructor to ``stop``; several of one name are
+    numbered."""
 
     def __init__(self, processes: Mapping[int, str], period_s: float) -> None:
-        self.samples: dict[tuple[str, int], list[tuple[float, int]]] = defaultdict(list)
+        self.samples: dict[str, list[tuple[float, int]]] = defaultdict(list)
         self._period_s = period_s
         self._over = threading.Event()
-        self._processes = processes
+        alike = [(name, [pid for pid, other in processes.items() if other == name]) for name in processes.values()]
+        self._names = {
+            pid: name if len(pids) == 1 else f"{name} {number}"
+            for name, pids in alike
+            for number, pid in enumerate(pids, 1)
+        }
         self._thread = threading.Thread(target=self._run, name="memory-watch", daemon=True)
         self._thread.start()
 
@@ -82,9 +88,9 @@ class MemoryWatch:
 
     def _run(self) -> None:
         while not self._over.wait(self._period_s):
-            for pid, name in self._processes.items():
+            for pid, name in self._names.items():
                 with suppress(OSError):  # it has ended
-                    self.samples[name, pid].append((time.monotonic(), memory_bytes(pid)))
+                    self.samples[name].append((time.monotonic(), memory_bytes(pid)))
 
 
 def _t95(freedom: int) -> float:
