@@ -42,6 +42,7 @@ from scripts.soak_memory import MemoryWatch, growth
 from scripts.soak_questions import Answer, Question, draw_questions
 
 _PORTS = tuple(f"--{door}-port=0" for door in ("http", "grpc", "metrics", "gateway", "health"))
+_NICE = 10  # the load and the doors share its cores
 _OVERLOAD = 1.5
 _GRPC_SHARE = 0.2
 _LONG_MIN = 10.0
@@ -119,7 +120,7 @@ def main(
                 alone = asyncio.run(ask_alone(server.grpc_url, drawn))
         others = processes_below(os.getpid())
         pool = Pool(drawn[: questions // 2], drawn[questions // 2 :], alone)
-        with program("serve", str(folder), *_PORTS) as urls:
+        with program("serve", str(folder), f"--triton-nice={_NICE}", *_PORTS) as urls:
             ours = {pid: name for pid, name in processes_below(os.getpid()).items() if pid not in others}
             prefixes = shared_memory_prefixes(ours)
             used_s, begun_s = processor_s_by_name(ours), time.monotonic()

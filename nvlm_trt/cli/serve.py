@@ -88,7 +88,9 @@ def serve(
         ports = dict(zip(ports, choose_ports(host, list(ports.items())), strict=True))
         output.note(f"starting Triton for {folder}")
         places = ports["HTTP"], ports["gRPC"], ports["metrics"]
-        triton = StagedTriton(deployment.folder, deployment.checkpoint, host, places, supervise.server_log)
+        triton = StagedTriton(
+            deployment.folder, deployment.checkpoint, host, places, supervise.server_log, nice=supervise.triton_nice
+        )
         stack.callback(triton.close)
         grpc_url = triton.address.grpc_url
         door = None

@@ -38,6 +38,13 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     click.option("--max-failures", type=click.IntRange(1), default=5, show_default=True, help="Then it is given up."),
     click.option("--failure-window-s", type=_SECONDS, default=600, show_default=True, help="In which they count."),
     click.option("--json-log", is_flag=True, help="What is restarted is told as JSON, a line each."),
+    click.option(
+        "--triton-nice",
+        type=click.IntRange(0, 19),
+        default=0,
+        show_default=True,
+        help="How far Triton gives way to the gateway and all else on its cores, as in nice(1).",
+    ),
     click.option("--server-log", type=click.Path(path_type=Path), help="Triton's log, if it is to be kept."),
 )
 
@@ -52,6 +59,7 @@ class SuperviseChoice:
     max_failures: int
     failure_window_s: float
     json_log: bool
+    triton_nice: int
     server_log: Path | None
 
     @property

@@ -17,6 +17,7 @@ from nvlm_trt.client import AskOptions, HttpClient
 from nvlm_trt.deploy.address import Address
 from nvlm_trt.deploy.deployment_needs import check_deployment
 from nvlm_trt.deploy.figures import TritonFigures, read_figures
+from nvlm_trt.deploy.give_way import give_way, give_way_as_session
 from nvlm_trt.deploy.model_processes import ModelProcesses
 from nvlm_trt.deploy.process import TritonProcess
 from nvlm_trt.deploy.staging import stage_repository
@@ -42,7 +43,8 @@ class StartAborted(Exception):
 class StagedTriton:
     """Not started yet. ``close`` it. A port of 0 takes a free one.
 
-    The server's log goes to the end of ``log_file``; by default to a file that goes with the server. Raises
+    The server's log goes to the end of ``log_file``; by default to a file that goes with the server. ``nice``, 1 to 19,
+    has it give way to all else that runs on these cores. Raises
     ``MissingToolError`` E-TOOL-*, ``ArtefactError`` E-ARTEFACT-TRITON, ``ServerError`` E-SERVER-PORT, E-SERVER-PATH.
     """
 
@@ -53,8 +55,11 @@ class StagedTriton:
         host: str = "127.0.0.1",
         ports: tuple[int, int, int] = (0, 0, 0),
         log_file: Path | None = None,
+        *,
+        nice: int = 0,
     ) -> None:
         sweep()
+        self._nice = nice
         self._deployment_dir = deployment_dir
         self._runtime, self._world_size = check_deployment(deployment_dir)
         self._wanted = (host, *ports)
@@ -111,6 +116,8 @@ class StagedTriton:
             log_file=self.log_file,
             world_size=self._world_size,
         )
+        if self._nice:
+            give_way(self._process.pid, self._nice)
         abort, deadline = abort or threading.Event(), time.monotonic() + timeout_s
         try:
             while not _says_ready(self.address.http_url):
@@ -122,6 +129,8 @@ class StagedTriton:
                     raise StartAborted
             self.ask(max(1.0, deadline - time.monotonic()))
             self._models = ModelProcesses(self._traces.prefix)
+            if self._nice:
+                give_way_as_session(self._process.pid, self._nice)
         except BaseException:
             self._process.kill()
             if abort.is_set():
