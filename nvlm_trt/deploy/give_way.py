@@ -13,12 +13,14 @@ from pathlib import Path
 
 __all__ = ["give_way", "give_way_as_session"]
 
+_MOST = 19
+
 
 def give_way(pid: int, nice: int) -> None:
     """To be called before the program has threads or children: those that it makes later are as nice as it is."""
     if pid:  # else it could not be started, and 0 would be this process
         with suppress(ProcessLookupError):  # it has ended, and whoever waits for it will be told
-            os.setpriority(os.PRIO_PROCESS, pid, nice)
+            os.setpriority(os.PRIO_PROCESS, pid, min(_MOST, os.getpriority(os.PRIO_PROCESS, pid) + nice))
 
 
 def give_way_as_session(pid: int, nice: int) -> None:

@@ -31,9 +31,23 @@ DEADLINE_S = 15.0
 
 @pytest.fixture(scope="module")
 def service(deployment: Path) -> Iterator[Service]:
-    frequent = ("--ask-every-s=0.5", "--ask-timeout-s=1.5", "--failure-window-s=0.001")
+    frequent = ("--ask-every-s=0.5", "--ask-timeout-s=1.5", "--failure-window-s=0.001", "--triton-nice=1")
     with Service(deployment, *frequent) as service:
         yield service
+
+
+def test_triton_gives_way_to_the_gateway(service: Service) -> None:
+    """Whether it was started again before or not: the order of these tests is random."""
+    nice = {name: _nice(service.pid(name)) for name in ("tritonserver", "tensorrt_llm_0_0", "nvlm_trt gateway")}
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert nice == {"tritonserver": {own + 1}, "tensorrt_llm_0_0": {own + 1}, "nvlm_trt gateway": {own}}
+    session = Path(f"/proc/{service.pid('tritonserver')}/autogroup")
+    assert not session.exists() or session.read_text().endswith(" nice 1\n")
+
+
+def _nice(pid: int) -> set[int]:
+    """Of all its threads."""
+    return {os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in Path(f"/proc/{pid}/task").iterdir()}
 
 
 class Streams:
