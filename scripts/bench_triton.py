@@ -5,7 +5,7 @@
 DIR is an embedded deployment. Each of the streams asks its own text question again as soon as it is answered. The two
 take turns, the engine in this process, then the whole ensemble over gRPC streaming with the client in this process; all
 on the same cores. Every answer through Triton must be the engine's, or the run ends. Beside the rates stand the
-processor time of each process, in cores, and how many tokens a response carried.
+processor time of each process, in cores, how many tokens a response carried, and how long a reader waited for more.
 
 The client takes its share of the same cores, which is no fault of the server's. So the engine runs a second time beside
 a process that uses as much processor time as the client did; what is left of the difference is what serving costs.
@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class Round:
     responses: int = 0
     seconds: float = 0.0
     first_s: list[float] = field(default_factory=list)
+    gap_s: list[float] = field(default_factory=list)
     cores: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -101,11 +103,12 @@ def ask_triton(client: GrpcClient, questions: Sequence[str], max_tokens: int, tu
         try:
             for _ in range(turns):
                 with client.stream(questions[stream], (), options) as chunks:
-                    responses = sum(1 for _ in chunks)
+                    came_s = [time.perf_counter() for _ in chunks]
                     answer = chunks.finish()
                 with lock:
                     result.tokens += answer.output_tokens
-                    result.responses += responses
+                    result.responses += len(came_s)
+                    result.gap_s += (later - one for one, later in pairwise(came_s))
                     result.first_s.append(answer.time_to_first_token_s)
                     result.answers[stream].add(answer.text)
         except BaseException as error:
@@ -183,6 +186,8 @@ def main(folder: Path, streams: int, turns: int, max_tokens: int, repeats: int) 
         "triton / beside": [served.rate / beside.rate for _, served, beside in rounds],
         "tokens a response": [served.tokens / served.responses for _, served, _ in rounds],
         "first token p50 ms": [1e3 * statistics.median(served.first_s) for _, served, _ in rounds],
+        "gap p50 ms": [1e3 * statistics.median(served.gap_s or [0.0]) for _, served, _ in rounds],
+        "longest gap ms": [1e3 * max(served.gap_s, default=0.0) for _, served, _ in rounds],
         "engine alone, cores": [alone.cores["engine"] for alone, _, _ in rounds],
     }
     for name, values in rows.items():
