@@ -24,7 +24,7 @@ from nvlm_trt.embedded.compiled.runner import CompiledRunner
 from nvlm_trt.load.circumstances import circumstances
 from scripts.machine_limits import FP8, Limits, decode_step_s, measure_limits
 
-_TURNS, _TURN_S = 5, 0.4
+_TURNS = 5
 
 
 @click.command(help=__doc__)
@@ -32,7 +32,8 @@ _TURNS, _TURN_S = 5, 0.4
 @click.option("--rows", "counts", type=click.IntRange(1, 256), multiple=True, default=(1, 2, 4, 8, 16, 32))
 @click.option("--positions", type=click.IntRange(1), default=96, show_default=True, help="Before each row.")
 @click.option("--quantise/--float", default=False, help="Round activations to FP8.")
-def main(folder: Path, counts: tuple[int, ...], positions: int, quantise: bool) -> None:
+@click.option("--seconds", type=float, default=2.0, show_default=True, help="For each number of rows.")
+def main(folder: Path, counts: tuple[int, ...], positions: int, quantise: bool, seconds: float) -> None:
     click.echo("\n".join(f"{key:16} {value}" for key, value in circumstances().model_dump().items()))
     checkpoint, most = DecoderCheckpoint(folder), max(counts)
     decoder = checkpoint.config.decoder
@@ -61,7 +62,7 @@ def main(folder: Path, counts: tuple[int, ...], positions: int, quantise: bool) 
     times: dict[int, list[float]] = {count: [] for count in counts}
     for _ in range(_TURNS):
         for count, found in times.items():
-            until_s = time.perf_counter() + _TURN_S
+            until_s = time.perf_counter() + seconds / _TURNS
             while (begun_s := time.perf_counter()) < until_s:
                 step(0, count)
                 found.append(time.perf_counter() - begun_s)
