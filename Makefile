@@ -2,6 +2,8 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint docs clean
+# Images for containers often set it. Each of the hundreds of Pythons that the tests start would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The folder of this file, also for "make -f". Make splits its own list of files at blanks, the shell does not.
 HERE := $(shell list='$(MAKEFILE_LIST)'; cd "$$(dirname "$${list# }")" && pwd)
