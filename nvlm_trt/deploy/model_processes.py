@@ -27,10 +27,15 @@ class ModelProcesses:
 
     def dead(self) -> str | None:
         """The name of a model whose process has ended since."""
-        for stat, name in self._names.items():
-            try:
-                if stat.read_bytes().rpartition(b")")[2].split()[0] == b"Z":
-                    return name
-            except OSError:
-                return name
-        return None
+        return next((name for stat, name in self._names.items() if _has_ended(stat)), None)
+
+    def all_dead(self) -> bool:
+        """Whether there were any, and each has ended."""
+        return bool(self._names) and all(map(_has_ended, self._names))
+
+
+def _has_ended(stat: Path) -> bool:
+    try:
+        return stat.read_bytes().rpartition(b")")[2].split()[0] == b"Z"
+    except OSError:
+        return True

@@ -7,6 +7,8 @@ processes that spin. So its exit status means nothing at a stop: it gets SIGTERM
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from nvlm_trt.deploy.address import Address
@@ -16,6 +18,8 @@ from nvlm_trt.deploy.runtime import Runtime
 from nvlm_trt.deploy.traces import Traces
 
 __all__ = ["TritonProcess"]
+
+_LOOK_S = 0.02
 
 
 class TritonProcess(KeptProcess):
@@ -33,9 +37,13 @@ class TritonProcess(KeptProcess):
             environment=runtime.environment(dict(os.environ)),
         )
 
-    def stop(self, grace_s: float = EXIT_TIMEOUT_S + 4) -> None:
-        """End it, by force after ``grace_s`` seconds. May be called again."""
+    def stop(self, models_ended: Callable[[], bool] = lambda: False) -> None:
+        """End it, by force after a time, or as soon as its models have ended: Triton itself looks for that once a
+        second only. May be called again.
+        """
         if self.exit_status is None:
             self.terminate()
-            self.wait(grace_s)
+            deadline = time.monotonic() + EXIT_TIMEOUT_S + 4
+            while time.monotonic() < deadline and not models_ended() and self.wait(_LOOK_S) is None:
+                pass
         self.kill()

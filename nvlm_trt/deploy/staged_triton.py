@@ -158,7 +158,7 @@ class StagedTriton:
     def stop(self) -> None:
         """End it in its own way, or by force when that takes long. May be called again."""
         if self._process is not None:
-            self._process.stop()
+            self._process.stop(self._models.all_dead if self._models else lambda: False)
 
     def kill(self) -> None:
         """End it at once. May be called again."""
