@@ -51,7 +51,8 @@ def test_parity_of_a_wrong_graph_fails(small_checkpoint: Path, vision_folder: Pa
 
 
 def test_an_engine_is_exported_built_and_looked_into(small_checkpoint: Path, tmp_path: Path):
-    result = run("build_vision_rtx", small_checkpoint, tmp_path / "vision", "-c", "8.9", "--json")
+    options = ("-c", "8.9", "--profile", "1", "2", "4", "--json")
+    result = run("build_vision_rtx", small_checkpoint, tmp_path / "vision", *options)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["export"]["operators"]["Softmax"] == report["build"]["fused_attentions"] == 4
