@@ -15,7 +15,6 @@ import threading
 import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -98,9 +97,7 @@ class GrpcClient:
     def __enter__(self) -> GrpcClient:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _chunks(self, values: Mapping[str, Any], request_id: str) -> Generator[Chunk, None, None]:

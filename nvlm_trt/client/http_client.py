@@ -12,7 +12,6 @@ import json
 import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -86,9 +85,7 @@ class HttpClient:
     def __enter__(self) -> HttpClient:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _chunks(self, values: Mapping[str, Any], request_id: str) -> Generator[Chunk, None, None]:

@@ -6,7 +6,6 @@ Starts are known to die of a signal or to hang now and then on a busy machine; s
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 from nvlm_trt.deploy.address import Address
 from nvlm_trt.deploy.staged_triton import BadStart, StagedTriton
@@ -90,7 +89,5 @@ class TritonServer:
     def __enter__(self) -> TritonServer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()

@@ -7,7 +7,6 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from types import TracebackType
 
 import uvicorn
 
@@ -96,9 +95,7 @@ class GatewayServer:
     def __enter__(self) -> GatewayServer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _run(self) -> None:

@@ -9,7 +9,6 @@ import threading
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from nvlm_trt.checkpoint.registry import open_checkpoint
@@ -42,9 +41,7 @@ class Supply:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def seek(self, stage: int, step: int) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 from nvlm_trt.deploy.staged_triton import StagedTriton
@@ -68,9 +67,7 @@ class Supervisor:
             watcher.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
