@@ -112,7 +112,15 @@ def precisions(
     cost.require_room(out)
     with build_reporter(quiet=output.quiet) as building:
         study = run_study(
-            *(checkpoint, read, recipe, compared, task, data, out, chosen, building),
+            checkpoint,
+            read,
+            recipe,
+            compared,
+            task,
+            data,
+            out,
+            chosen,
+            building,
             lambda name: eval_reporter(name, quiet=output.quiet),
         )
     last = f"written to {shlex.quote(str(out / RESULT_FILE))}; next: nvlm-trt report {shlex.quote(str(out))}"

@@ -19,7 +19,7 @@ from nvlm_trt.evaluate.rules import Rules
 from nvlm_trt.evaluate.run import Reporter
 from nvlm_trt.evaluate.task import Record, Sample, Task
 from nvlm_trt.model.tokenizer import NvlmTokenizer
-from nvlm_trt.pipeline.recipe import DecoderRecipe
+from nvlm_trt.precision.decoder import StudiedDecoder
 from nvlm_trt.precision.prompts import Prompts, StoredPrompt
 
 __all__ = ["answer_all", "request_of"]
@@ -32,8 +32,7 @@ def request_of(prompt: StoredPrompt, max_tokens: int, end_id: int) -> Generation
 
 
 def answer_all(
-    checkpoint_folder: Path,
-    decoder: DecoderRecipe,
+    decoder: StudiedDecoder,
     task: Task,
     samples: Sequence[Sample],
     prompts: Prompts,
@@ -41,7 +40,6 @@ def answer_all(
     max_tokens: int,
     file: Path,
     reporter: Reporter,
-    threads: int | None,
 ) -> list[Record]:
     """Answer what ``file`` does not hold yet; all records, in the questions' order.
 
@@ -53,15 +51,7 @@ def answer_all(
         reporter.started(len(samples), len(samples) - len(left))
         if left:
             errors = 0
-            engine = EmbeddedEngine(
-                checkpoint_folder,
-                runner=decoder.runner,
-                max_batch_size=decoder.max_batch_size,
-                max_seq_len=decoder.max_seq_len,
-                max_num_tokens=decoder.max_num_tokens,
-                quantize_activations=decoder.quantize_activations,
-                threads=threads,
-            )
+            engine = decoder.open_engine()
 
             def ask(asked: tuple[Sample, StoredPrompt]) -> dict[str, Any]:
                 sample, prompt = asked
@@ -77,7 +67,7 @@ def answer_all(
 
             try:
                 asked = ((samples[index], prompts[index]) for index in left)
-                for (sample, _), record in in_parallel(ask, asked, decoder.max_batch_size):
+                for (sample, _), record in in_parallel(ask, asked, decoder.recipe.max_batch_size):
                     output.append(record)
                     records[sample.sample_id] = record
                     errors += "error" in record

@@ -17,12 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nvlm_trt.checkpoint.disk import publish, write_beside, writing
-from nvlm_trt.embedded.engine import open_decoder
 from nvlm_trt.embedded.forced import forced_logits
-from nvlm_trt.embedded.scheduler import Limits
 from nvlm_trt.evaluate.run import Reporter
-from nvlm_trt.pipeline.recipe import DecoderRecipe
 from nvlm_trt.precision.answers import request_of
+from nvlm_trt.precision.decoder import StudiedDecoder
 from nvlm_trt.precision.divergence import divergence
 from nvlm_trt.precision.prompts import Prompts
 
@@ -66,17 +64,15 @@ def compare_forced(
     folder: Path,
     name: str,
     key: Mapping[str, str],
-    checkpoint_folder: Path,
-    decoder: DecoderRecipe,
+    decoder: StudiedDecoder,
     prompts: Prompts,
     answers: Sequence[ForcedAnswer],
     end_id: int,
     reporter: Reporter,
-    threads: int | None,
 ) -> list[ForcedQuestion]:
     """``key["reference"]`` and ``key["own"]`` identify the two; where they are equal the logits are written down.
 
-    Raises what ``open_decoder`` does, ``BuildError`` E-BUILD-WRITE, E-BUILD-SPACE.
+    Raises what opening the decoder does, ``BuildError`` E-BUILD-WRITE, E-BUILD-SPACE.
     """
     file, logits_file = folder / f"{name}.json", folder / "reference.f32"
     reporter.started(len(answers), 0)
@@ -91,9 +87,7 @@ def compare_forced(
         folder.mkdir(parents=True, exist_ok=True)
         logits = (folder / "reference.f32.partial").open("w+b") if own else logits_file.open("rb")
     with logits:
-        for answer, rows in zip(
-            answers, _rows(checkpoint_folder, decoder, prompts, answers, end_id, threads), strict=True
-        ):
+        for answer, rows in zip(answers, _rows(decoder, prompts, answers, end_id), strict=True):
             if own:
                 with writing(logits_file.name):
                     logits.write(np.ascontiguousarray(rows, "<f4").data)
@@ -114,27 +108,15 @@ def compare_forced(
 
 
 def _rows(
-    checkpoint_folder: Path,
-    decoder: DecoderRecipe,
-    prompts: Prompts,
-    answers: Sequence[ForcedAnswer],
-    end_id: int,
-    threads: int | None,
+    decoder: StudiedDecoder, prompts: Prompts, answers: Sequence[ForcedAnswer], end_id: int
 ) -> Iterator[NDArray[np.float32]]:
-    limits = Limits(decoder.max_batch_size, decoder.max_num_tokens)
-    pool = open_decoder(
-        checkpoint_folder,
-        limits,
-        runner=decoder.runner,
-        max_seq_len=decoder.max_seq_len,
-        quantize_activations=decoder.quantize_activations,
-        threads=threads,
-    )
+    """Of each answer, its logits [positions, vocab]."""
+    pool = decoder.open_pool()
     forced = (
         (request_of(prompts[answer.index], max(1, len(answer.tokens)), end_id), answer.tokens) for answer in answers
     )
     try:
-        for answer, rows in zip(answers, forced_logits(pool, limits, forced), strict=True):
+        for answer, rows in zip(answers, forced_logits(pool, decoder.limits, forced), strict=True):
             yield rows[: answer.positions]
     finally:
         getattr(pool.runner, "close", _nothing)()

@@ -18,6 +18,7 @@ from nvlm_trt.pipeline.recipe import Recipe
 from nvlm_trt.precision.answer_samples import AnswerSamples
 from nvlm_trt.precision.answers import answer_all
 from nvlm_trt.precision.checkpoints import Built
+from nvlm_trt.precision.decoder import StudiedDecoder
 from nvlm_trt.precision.forcing import ForcedQuestion, compare_forced, forced_answers
 from nvlm_trt.precision.judging import judge_layers
 from nvlm_trt.precision.layers import layer_divergences
@@ -109,8 +110,7 @@ class Stages:
         keep_settings(place, settings)
         with self.stage(f"{precision.name}, answers") as reporter:
             return answer_all(
-                self.built.decoder(precision),
-                self.recipe.decoder,
+                self._decoder(precision),
                 self.task,
                 self.samples,
                 prompts,
@@ -118,7 +118,6 @@ class Stages:
                 self.max_tokens,
                 output_file(place, self.task.name, 0),
                 reporter,
-                self.options.threads,
             )
 
     def forced(self, reference: Sequence[Record], prompts: Prompts) -> Mapping[str, list[ForcedQuestion]]:
@@ -134,13 +133,11 @@ class Stages:
                     self.out / "forced",
                     precision.slug,
                     key,
-                    self.built.decoder(precision),
-                    self.recipe.decoder,
+                    self._decoder(precision),
                     prompts,
                     answers,
                     self.preprocessor.tokenizer.eos_id,
                     reporter,
-                    self.options.threads,
                 )
         return found
 
@@ -168,3 +165,6 @@ class Stages:
                 progress=advanced,
             )
         return judge_layers(found, answers)
+
+    def _decoder(self, precision: DecoderPrecision) -> StudiedDecoder:
+        return StudiedDecoder(self.built.decoder(precision), self.recipe.decoder, self.options.threads)
