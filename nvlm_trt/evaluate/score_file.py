@@ -7,7 +7,7 @@ from typing import Literal
 
 from nvlm_trt.errors import UsageError
 from nvlm_trt.load.form import BadForm, Form, read_form
-from nvlm_trt.load.result import Deployed
+from nvlm_trt.load.provenance import Deployed
 
 __all__ = ["PublishedScore", "ScoreFile", "ScoreInterval", "load_score"]
 

@@ -11,7 +11,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from nvlm_trt.load.result import Circumstances, Deployed
+from nvlm_trt.load.provenance import Circumstances, Deployed
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.model.json_file import read_json_object
 from nvlm_trt.pipeline.deployment import open_deployment

@@ -19,12 +19,11 @@ import pydantic
 
 from nvlm_trt.load.failures import bad_result
 from nvlm_trt.load.form import BadForm, Form, read_form
+from nvlm_trt.load.provenance import Circumstances, Deployed
 
 __all__ = [
     "Check",
-    "Circumstances",
     "DecoderWork",
-    "Deployed",
     "Distribution",
     "Experiment",
     "Generator",
@@ -188,36 +187,6 @@ class Point(Form):
     @property
     def valid(self) -> bool:
         return bool(self.summary)
-
-
-class Circumstances(Form):
-    """Of the machine that made the load; ``server`` is what answers, as it names itself."""
-
-    date: str
-    cpu: str
-    cores: int
-    memory_bytes: int
-    system: str
-    python: str
-    packages: dict[str, str]
-    command: str
-    server: str | None
-
-
-class Deployed(Form):
-    """From the deployment's manifest. ``max_tiles`` bounds one picture's grid, without its thumbnail."""
-
-    manifest_sha256: str
-    recipe: str
-    decoder_engine: str
-    decoder_precision: str
-    kv_cache: str
-    decoder_exclude: tuple[str, ...]
-    vision_engine: str
-    vision_precision: str
-    max_tiles: int
-    tile_size: int
-    max_batch_size: int
 
 
 class Experiment(Form):

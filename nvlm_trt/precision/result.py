@@ -16,7 +16,7 @@ import pydantic
 
 from nvlm_trt.errors import UsageError
 from nvlm_trt.load.form import BadForm, Form, read_form
-from nvlm_trt.load.result import Circumstances
+from nvlm_trt.load.provenance import Circumstances
 
 __all__ = [
     "Agreement",

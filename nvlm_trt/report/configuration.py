@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nvlm_trt.load.result import Deployed
+from nvlm_trt.load.provenance import Deployed
 from nvlm_trt.precision.result import PrecisionResult, StudiedModel
 from nvlm_trt.precision.spec import DecoderPrecision
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from nvlm_trt.load.result import Circumstances
+from nvlm_trt.load.provenance import Circumstances
 from nvlm_trt.report.figures import FIGURES
 from nvlm_trt.report.findings import Findings, PassedOver
 from nvlm_trt.report.markup import Markup, join, tag, trusted

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from nvlm_trt.load.result import Deployed, PointLoad, Spread
+from nvlm_trt.load.provenance import Deployed
+from nvlm_trt.load.result import PointLoad, Spread
 from nvlm_trt.precision.result import Figure
 from nvlm_trt.report.configuration import Configuration, deployed_configuration, studied_configuration
 from nvlm_trt.report.findings import Findings
