@@ -184,10 +184,6 @@ class Point(Form):
     runs: tuple[Run, ...]
     summary: dict[str, Spread]
 
-    @property
-    def valid(self) -> bool:
-        return bool(self.summary)
-
 
 class Experiment(Form):
     """``mix`` is the mix file's content, None with a trace. A good request keeps the ``objective``, milliseconds."""
