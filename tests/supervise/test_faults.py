@@ -38,9 +38,11 @@ def service(deployment: Path) -> Iterator[Service]:
 
 def test_triton_gives_way_to_the_gateway(service: Service) -> None:
     """Whether it was started again before or not: the order of these tests is random."""
-    nice = {name: _nice(service.pid(name)) for name in ("tritonserver", "tensorrt_llm_0_0", "nvlm_trt gateway")}
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert nice == {"tritonserver": {own + 1}, "tensorrt_llm_0_0": {own + 1}, "nvlm_trt gateway": {own}}
+    nice = {name: _nice(service.pid(name)) for name in ("tensorrt_llm_0_0", "nvlm_trt gateway")}
+    assert nice == {"tensorrt_llm_0_0": {own + 1}, "nvlm_trt gateway": {own}}
+    # Threads of Triton's own that wait for the models set their value themselves, where they may.
+    assert own + 1 in _nice(service.pid("tritonserver"))
     session = Path(f"/proc/{service.pid('tritonserver')}/autogroup")
     assert not session.exists() or session.read_text().endswith(" nice 1\n")
 
