@@ -18,7 +18,9 @@ __all__ = ["INSIDE", "SEEN", "WAKE", "TeamWriter"]
 _DONE = 8  # in a phase's line, which begins with the number of its next task
 INSIDE = 8  # in the first line of calls, which begins with their number: odd while a step is on
 SEEN, WAKE = 8, 16  # in a worker's line, which begins with whether it sleeps
-_PATIENCE = 2000  # looks, some 100 microseconds; then a waiting thread gives way
+# Looks, of some 14 nanoseconds; then a thread that waits for a task gives way, and a worker without a step sleeps. What
+# an engine does between two steps takes a tenth of a millisecond.
+_PATIENCE, _IDLE_PATIENCE = 2000, 8000
 
 
 class TeamWriter:
@@ -100,7 +102,7 @@ class TeamWriter:
                 is_on = b.icmp_signed("==", b.and_(number, w.size(1)), w.size(1))
                 return b.and_(b.icmp_signed("!=", number, seen), b.or_(is_on, b.icmp_signed("<", number, w.size(0))))
 
-            with self._looking(called):
+            with self._looking(called, _IDLE_PATIENCE):
                 b.atomic_rmw("xchg", line, w.size(1), "seq_cst")
                 with b.if_then(b.not_(called())):
                     b.branch(gone)
@@ -123,8 +125,8 @@ class TeamWriter:
         return self.w.b.load_atomic(address, "seq_cst", 8, typ=self.w.size)
 
     @contextmanager
-    def _looking(self, come: Callable[[], Any]) -> Iterator[None]:
-        """Look until ``come()`` says yes; each time that has taken long, do what is written inside."""
+    def _looking(self, come: Callable[[], Any], patience: int = _PATIENCE) -> Iterator[None]:
+        """Look until ``come()`` says yes; after ``patience`` looks, do what is written inside before each."""
         w, b = self.w, self.w.b
         before = b.block
         look, no, pausing, tired, after = (
@@ -137,7 +139,7 @@ class TeamWriter:
         b.cbranch(come(), after, no)
         b.position_at_end(no)
         again = b.add(looks, w.size(1))
-        b.cbranch(b.icmp_signed("<", again, w.size(_PATIENCE)), pausing, tired)
+        b.cbranch(b.icmp_signed("<", again, w.size(patience)), pausing, tired)
         b.position_at_end(pausing)
         if self._pause:
             b.call(self._pause, [])
@@ -145,6 +147,6 @@ class TeamWriter:
         b.branch(look)
         b.position_at_end(tired)
         yield
-        looks.add_incoming(w.size(_PATIENCE), b.block)
+        looks.add_incoming(w.size(patience), b.block)
         b.branch(look)
         b.position_at_end(after)
