@@ -30,10 +30,11 @@ import click
 
 from nvlm_trt.client.async_grpc_client import AsyncGrpcClient
 from nvlm_trt.deploy.server import TritonServer
+from nvlm_trt.load.target import started_gateway
 from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.resources import resource_folder
 from scripts.chat_client import ChatClient
-from scripts.processes import gateway_process, processes_below, processor_s
+from scripts.processes import processes_below, processor_s
 
 _LOAD_TOKENS = 16
 _STREAM_TOKENS = 400
@@ -191,7 +192,7 @@ def main(folder: Path, clients: tuple[int, ...], repeats: int, json_file: Path |
     deployment = open_deployment(folder)
     with (
         TritonServer(deployment.folder, deployment.checkpoint) as server,
-        gateway_process(server.grpc_url, "--limit", "answers=256", "--limit", "waiting=1024") as gateway_url,
+        started_gateway(server.grpc_url, "--limit", "answers=256", "--limit", "waiting=1024") as gateway_url,
     ):
         pid = next(pid for pid, name in processes_below(os.getpid()).items() if name == "gateway")
         lines = asyncio.run(measure(server.grpc_url, gateway_url, lambda: processor_s(pid), clients, repeats))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,10 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nvlm_trt.deploy.announcement import read_announcement
+
 __all__ = [
     "MODELS",
     "command",
-    "gateway_process",
     "memory_bytes",
     "processes_below",
     "processor_s",
@@ -49,21 +49,9 @@ def program(*words: str) -> Iterator[dict[str, Any]]:
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            told = ""
-            for line_told in process.stdout:
-                told += line_told
-                if line_told == "}\n":
-                    break
-            yield json.loads(told)
+            yield read_announcement(process.stdout)
         finally:
             process.terminate()
-
-
-@contextmanager
-def gateway_process(triton_url: str, *options: str) -> Iterator[str]:
-    """The address of a gateway in a process of its own: in this one it would share an interpreter with the load."""
-    with program("gateway", triton_url, "--port", "0", *options) as told:
-        yield str(told["gateway"])
 
 
 def command(pid: int) -> list[str]:

@@ -60,10 +60,12 @@ def started_target(folder: Path, checkpoint: Path | None, door: str, timeout_s: 
 
 
 @contextlib.contextmanager
-def started_gateway(triton_url: str) -> Iterator[str]:
-    """In a process of its own: in this one it would compete with the load's event loop for the interpreter."""
+def started_gateway(triton_url: str, *options: str) -> Iterator[str]:
+    """The address of a gateway in a process of its own: in this one it would compete with the load's event loop for the
+    interpreter. ``options`` are the command's. Raises ``ServerError`` E-SERVER-START.
+    """
     command = [sys.executable, "-m", "nvlm_trt", "gateway", triton_url, "--port", "0", "--json", "--quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         told = read_announcement(process.stdout)
