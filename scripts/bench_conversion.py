@@ -19,7 +19,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import statistics
 import sys
@@ -35,7 +34,6 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from nvlm_trt import __version__
 from nvlm_trt.checkpoint.base import Checkpoint
 from nvlm_trt.checkpoint.direct_io import PAGE_BYTES, DirectReader, DirectWriter, aligned_buffer
 from nvlm_trt.checkpoint.registry import open_checkpoint
@@ -44,6 +42,7 @@ from nvlm_trt.checkpoint.tensor_spec import DTYPES
 from nvlm_trt.decoder import fp8
 from nvlm_trt.decoder.calibration import Calibration, LayerAmax
 from nvlm_trt.decoder.trtllm_checkpoint import write_trtllm_checkpoint
+from scripts.facts import facts, show_facts
 
 # 161 million parameters a layer: large enough for full disk speed, small enough for 32 of them.
 _SWEEP = replace(
@@ -260,20 +259,6 @@ def point(folder: Path, scratch: Path, ranks: Ranks, runs: int, against: tuple[s
     return result
 
 
-def circumstances() -> dict[str, Any]:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "command": " ".join(["python", "scripts/bench_conversion.py", *sys.argv[1:]]),
-        "cpu": names[0].partition(":")[2].strip() if names else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "nvlm_trt": __version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def show(result: dict[str, Any]) -> None:
     ranks = Ranks(result["tp"], result["pp"])
     cells = [f"{result['layers']:>6} {ranks!s:>5} {result['gb_in']:>7.2f} {result['gb_out']:>7.2f}"]
@@ -316,10 +301,9 @@ def main(
 ) -> None:
     if sweep == (folder is not None) or (sweep and ranks):
         raise click.UsageError("Name a checkpoint, and how to cut it; or say --sweep alone.")
-    about, points = circumstances(), []
+    about, points = facts(), []
     if not as_json:
-        for name, value in about.items():
-            click.echo(f"{name:>12}  {value}")
+        show_facts(about)
         click.echo("GB/s are of input; median of the runs, least and most in brackets")
         columns = f"{'layers':>6} {'ranks':>5} {'GB in':>7} {'GB out':>7}  {'convert GB/s':>18}  "
         columns += f"{'CPU s/GB':>8} {'anonymous GB':>12} {'mapped GB':>9}"

@@ -11,10 +11,7 @@ runner.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -23,12 +20,11 @@ from typing import Any
 
 import click
 import numpy as np
-import onnxruntime
 
-from nvlm_trt import __version__
 from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from nvlm_trt.embedded.engine import EmbeddedEngine
 from nvlm_trt.embedded.request import Emission, GenerationRequest
+from scripts.facts import facts, show_facts
 
 _COLUMNS = ("tokens_per_s", "first_token_ms", "step_ms", "own_us_per_step")
 
@@ -69,25 +65,12 @@ def _ask(engine: EmbeddedEngine, requests: Sequence[GenerationRequest]) -> tuple
 
 def _circumstances(folder: Path, runner: str, quantize: bool, threads: int | None) -> dict[str, Any]:
     decoder = DecoderCheckpoint(folder).config.decoder
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    return {
-        "command": " ".join(["python", "scripts/bench_embedded.py", *sys.argv[1:]]),
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": os.getloadavg()[0],
-        "runner": runner,
-        "threads": threads or "all",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "nvlm_trt": __version__,
-        "date": time.strftime("%Y-%m-%d"),
-        "precision": "FP8 weights, " + ("FP8 activations" if quantize else "float32 activations") + ", float32 sums",
-        "decoder": f"{decoder.num_layers} layers, hidden {decoder.hidden_size}, vocabulary {decoder.vocab_size}",
-    }
+    return facts(
+        runner=runner,
+        threads=threads or "all",
+        precision="FP8 weights, " + ("FP8 activations" if quantize else "float32 activations") + ", float32 sums",
+        decoder=f"{decoder.num_layers} layers, hidden {decoder.hidden_size}, vocabulary {decoder.vocab_size}",
+    )
 
 
 @click.command(help=__doc__)
@@ -144,8 +127,7 @@ def main(
     if as_json:
         click.echo(json.dumps({**circumstances, "points": points}, indent=2))
         return
-    for name, value in circumstances.items():
-        click.echo(f"{name:>14}  {value}")
+    show_facts(circumstances)
     click.echo(
         f"{'':>14}  {most} answers equal the ones given alone; median of {runs} runs, least and most in brackets"
     )

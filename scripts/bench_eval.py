@@ -10,8 +10,6 @@ of both must be the same. The ratio is questions a second of the harness over th
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 import statistics
 import sys
@@ -23,7 +21,6 @@ from pathlib import Path
 
 import click
 
-from nvlm_trt import __version__
 from nvlm_trt.client import AskOptions, open_client
 from nvlm_trt.deploy.server import TritonServer
 from nvlm_trt.evaluate.data_set import DataSet, read_data_set
@@ -32,6 +29,7 @@ from nvlm_trt.evaluate.run import RunOptions, run
 from nvlm_trt.evaluate.tasks import find_task
 from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.resources import resource_folder
+from scripts.facts import facts, show_facts
 
 _TASK = find_task("TextVQA")
 _MAX_TOKENS = 4
@@ -102,9 +100,7 @@ def main(folder: Path, questions: int, concurrency: int, repeats: int) -> None:
                     sys.exit("an answer differs between the two: no figures")
                 rates.append(questions / seconds)
     ratios = [ours / plain for ours, plain in zip(harnessed, bare, strict=True)]
-    click.echo(
-        f"nvlm-trt {__version__}, Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}"
-    )
+    show_facts(facts())
     click.echo(f"{questions} questions, {concurrency} at once, {repeats} rounds; median (smallest-largest)")
     click.echo(f"bare loop  {shown(bare, 'questions/s')}")
     click.echo(f"harness    {shown(harnessed, 'questions/s')}")

@@ -16,12 +16,9 @@ import asyncio
 import base64
 import json
 import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -34,6 +31,7 @@ from nvlm_trt.load.target import started_gateway
 from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.resources import resource_folder
 from scripts.chat_client import ChatClient
+from scripts.facts import facts, show_facts
 from scripts.processes import processes_below, processor_s
 
 _LOAD_TOKENS = 16
@@ -186,9 +184,7 @@ async def measure(
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there too.")
 def main(folder: Path, clients: tuple[int, ...], repeats: int, json_file: Path | None) -> None:
     """Measure the gateway before the deployment in DIR against gRPC."""
-    names = ("starlette", "uvicorn", "h11", "grpcio", "nvlm-trt")
-    packages = ", ".join(f"{name} {version(name)}" for name in names)
-    click.echo(f"{platform.platform()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}, {packages}")
+    show_facts(facts())
     deployment = open_deployment(folder)
     with (
         TritonServer(deployment.folder, deployment.checkpoint) as server,

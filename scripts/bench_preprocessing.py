@@ -17,17 +17,13 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 from PIL import Image, features
 from PIL.ImageFile import ImageFile
@@ -38,6 +34,7 @@ from nvlm_trt.model.jpeg import JpegDecoder, fastest_jpeg
 from nvlm_trt.model.picture import PictureLimits, decode_picture, decode_pixels
 from nvlm_trt.model.resample import Resample, fastest_resample, pillow_resample
 from nvlm_trt.model.tiling import choose_grid, cut_tiles
+from scripts.facts import facts, show_facts
 
 TILING = TilingConfig(tile_size=448, min_tiles=1, max_tiles=6, use_thumbnail=True)
 PICTURES = {"1080p": (1920, 1080), "12 megapixels": (4000, 3000)}
@@ -58,8 +55,8 @@ def main() -> None:
     quick = fastest_jpeg()
     check_random_sizes(fastest, options.random)
     num_quick = check_random_jpegs(quick, options.random)
-    report = {
-        "circumstances": circumstances(),
+    report: dict[str, Any] = {
+        "circumstances": facts(**{"libjpeg-turbo": str(features.version_feature("libjpeg_turbo"))}),
         "compiled": fastest is not pillow_resample,
         "compile_s": round(start_s, 2),
         "quick_jpeg": quick is not None,
@@ -70,7 +67,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(report, indent=2))
         return
-    print(", ".join(f"{key} {value}" for key, value in circumstances().items()))
+    show_facts(report["circumstances"])
     print(f"compiled: {report['compiled']}, in {start_s:.1f} s; equal to Pillow on {options.random} random sizes")
     print(f"quick JPEG: {report['quick_jpeg']}; equal to Pillow on {options.random} random JPEGs, {num_quick} its own")
     print(
@@ -206,32 +203,6 @@ def photograph(width: int, height: int) -> Image.Image:
         cells *= 2
     total *= 55 / total.std()
     return Image.fromarray(np.clip(total + 118, 0, 255).astype(np.uint8))
-
-
-def circumstances() -> dict[str, str]:
-    return {
-        "processor": _processor(),
-        "Python": platform.python_version(),
-        "numpy": np.__version__,
-        "Pillow": PIL.__version__,
-        "libjpeg-turbo": str(features.version_feature("libjpeg_turbo")),
-        **{name: _version(name) for name in ("simplejpeg", "llvmlite")},
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
-
-
-def _processor() -> str:
-    try:
-        with Path("/proc/cpuinfo").open() as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -9,12 +9,8 @@ pictures of 1,827 positions, asked all at once, of pools of equal memory.
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
-import sys
 import threading
-import time
 from typing import Any
 
 import click
@@ -26,6 +22,7 @@ from nvlm_trt.embedded.in_flight import InFlightEngine
 from nvlm_trt.embedded.request import Emission, GenerationRequest
 from nvlm_trt.embedded.scheduler import Limits
 from nvlm_trt.embedded.slot_pool import SlotPool
+from scripts.facts import facts, show_facts
 
 _BLOCK_SIZE = 32
 
@@ -141,11 +138,8 @@ def _held(kind: str, pool_tokens: int, count: int, pictures: int) -> tuple[int, 
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--new-tokens", type=click.IntRange(min=2), default=200, show_default=True)
 def main(vocab_size: tuple[int, ...], runs: int, new_tokens: int) -> None:
-    click.echo(f"python scripts/bench_scheduling.py {' '.join(sys.argv[1:])}".rstrip())
-    click.echo(
-        f"Python {platform.python_version()}, numpy {np.__version__}, {len(os.sched_getaffinity(0))} cores, "
-        f"load {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}; every answer checked"
-    )
+    show_facts(facts())
+    click.echo("every answer checked")
     click.echo(f"\nOwn time of a step, ms; median of {runs} runs, least and most in brackets")
     click.echo(
         f"{'running':>8}" + "".join(f"{f'{kind}, {size:,} logits':>30}" for size in vocab_size for kind in _KINDS)

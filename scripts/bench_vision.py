@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,17 +21,16 @@ from typing import Any
 
 import click
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from nvlm_trt import __version__
 from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.checkpoint.synthetic import SIZES, write_checkpoint
 from nvlm_trt.reference.vision import VisionReference
 from nvlm_trt.vision.export import export_vision
 from nvlm_trt.vision.onnxruntime_engine import OnnxRuntimeEngine
 from nvlm_trt.vision.parity import difference
+from scripts.facts import facts, show_facts
 
 SIZE = replace(
     SIZES["small"],
@@ -110,17 +107,7 @@ def _measure(runners: dict[str, Runner], tiles: NDArray[np.uint8], runs: int) ->
 @click.option("--compiled/--eager-only", default=True, show_default=True, help="Compiling takes a minute or so.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def main(sizes: tuple[int, ...], runs: int, threads: int, compiled: bool, as_json: bool) -> None:
-    circumstances = {
-        "command": " ".join(["python", "scripts/bench_vision.py", *sys.argv[1:]]),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": threads,
-        "load_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
-        "torch": torch.__version__,
-        "nvlm_trt": __version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    circumstances = facts(threads=threads)
     with tempfile.TemporaryDirectory() as scratch:
         write_checkpoint(Path(scratch) / "checkpoint", SIZE)
         runners = _runners(Path(scratch), max(sizes), threads, compiled)
@@ -129,8 +116,7 @@ def main(sizes: tuple[int, ...], runs: int, threads: int, compiled: bool, as_jso
     if as_json:
         click.echo(json.dumps({**circumstances, "tiles": points}, indent=2))
         return
-    for name, value in circumstances.items():
-        click.echo(f"{name:>14}  {value}")
+    show_facts(circumstances)
     for count, figures in points.items():
         click.echo(f"\n{count} tiles, median of {runs} runs, least and most in brackets")
         for name, found in figures.items():

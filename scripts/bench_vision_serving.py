@@ -12,8 +12,6 @@ nothing; one that differs ends the run with exit 1.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 import statistics
 import sys
@@ -24,7 +22,6 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -37,6 +34,7 @@ from nvlm_trt.deploy.server import TritonServer
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.model.json_file import read_json_object
 from nvlm_trt.pipeline.deployment import Deployment, open_deployment
+from scripts.facts import facts, show_facts
 
 MODEL = "vision_encoder"
 # Rows of float32 are the same bits in any company. Narrow kernels differ with the size of a batch in their roundings.
@@ -232,17 +230,6 @@ def run(deployment: Deployment, levels: Sequence[int], tiles: int, per_client: i
     return points
 
 
-def circumstances() -> dict[str, object]:
-    return {
-        "command": f"python {' '.join(sys.argv)}",
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("nvlm-trt", "onnxruntime", "nvidia-pytriton", "numpy")},
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 @click.command(help=__doc__)
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--clients", "levels", type=click.IntRange(1, 256), multiple=True, default=(1, 4, 16), show_default=True)
@@ -251,18 +238,17 @@ def circumstances() -> dict[str, object]:
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def main(folder: Path, levels: tuple[int, ...], tiles: int, per_client: int, repeats: int, as_json: bool) -> None:
-    facts = circumstances()
+    found = facts()
     try:
         points = run(open_deployment(folder), levels, tiles, per_client, repeats)
     except WrongRows as wrong:
         sys.exit(f"wrong rows: {wrong}")
     if as_json:
         click.echo(
-            json.dumps({**facts, "tiles_per_request": tiles, "points": [asdict(one) for one in points]}, indent=2)
+            json.dumps({**found, "tiles_per_request": tiles, "points": [asdict(one) for one in points]}, indent=2)
         )
         return
-    for name, value in facts.items():
-        click.echo(f"{name:>16}  {value}")
+    show_facts(found)
     click.echo(f"\n{tiles} tiles a request; {repeats} repeats, least and most in brackets")
     click.echo(f"{'':>13} {'clients':>7} {'tiles/s':>22} {'tiles a call':>13} {'request p50':>12} {'error':>8}")
     for one in points:

@@ -12,8 +12,6 @@ not fused into one kernel.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 import threading
 import time
@@ -22,9 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import onnx
 
-from nvlm_trt import __version__
 from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.errors import NvlmError
 from nvlm_trt.vision.artefact import GRAPH_FILE, PLAN_FILE, read_graph
@@ -32,6 +28,7 @@ from nvlm_trt.vision.export import export_vision
 from nvlm_trt.vision.plan_kernels import count_kernels, fused_attentions
 from nvlm_trt.vision.tensorrt_builder import build_plan
 from nvlm_trt.vision.tensorrt_module import TENSORRT_KINDS
+from scripts.facts import facts, show_facts
 
 
 class Measured:
@@ -137,14 +134,7 @@ def main(
     export_only: bool,
     as_json: bool,
 ) -> None:
-    circumstances = {
-        "nvlm_trt": __version__,
-        "onnx": onnx.__version__,
-        "python": platform.python_version(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": round(os.getloadavg()[0], 2),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    circumstances = facts()
     try:
         vision = open_checkpoint(checkpoint).config.vision
         report: dict[str, Any] = {"circumstances": circumstances, "export": _export(checkpoint, out, dtype)}
@@ -158,8 +148,7 @@ def main(
     else:
         for part, figures in report.items():
             click.echo(part)
-            for name, value in figures.items():
-                click.echo(f"{name:>22}  {value}")
+            show_facts(figures)
     if not export_only and dtype != "float32" and report["build"]["fused_attentions"] != vision.num_layers:
         raise click.ClickException(f"{vision.num_layers} attentions, not all of them fused into one kernel each.")
 

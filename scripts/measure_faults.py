@@ -18,7 +18,6 @@ import argparse
 import http.client
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -34,10 +33,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import nvlm_trt
 from nvlm_trt.client import AskOptions, HttpClient
 from nvlm_trt.deploy.announcement import read_announcement
 from nvlm_trt.errors import NvlmError
+from scripts.facts import facts, show_facts
 
 _PORTS = [f"--{name}-port=0" for name in ("http", "grpc", "metrics", "gateway", "health")]
 _QUESTION, _OPTIONS = "What is it?", AskOptions(max_tokens=8)
@@ -204,8 +203,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where every run's figures go")
     arguments = parser.parse_args()
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, nvlm-trt {nvlm_trt.__version__}"
-    print(f"{machine}, {arguments.runs} runs of each, seconds as median (least-most)\n")
+    show_facts(facts())
+    print(f"{arguments.runs} runs of each, seconds as median (least-most)\n")
     columns = ("noticed", "told by Triton", "told by gateway", "recovered")
     print("| fault | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     service, told = Service(arguments.deployment), {}

@@ -21,7 +21,10 @@ from nvlm_trt.pipeline.recipe import Recipe
 
 __all__ = ["circumstances", "deployed"]
 
-_PACKAGES = ("nvlm-trt", "numpy", "onnxruntime", "nvidia-pytriton", "tritonclient", "grpcio", "aiohttp")
+_PACKAGES = (
+    *("nvlm-trt", "numpy", "onnx", "onnxruntime", "llvmlite", "torch", "pillow", "simplejpeg"),
+    *("nvidia-pytriton", "tritonclient", "grpcio", "aiohttp", "h11", "starlette", "uvicorn"),
+)
 
 
 def circumstances(server: str | None = None) -> Circumstances:
