@@ -1,17 +1,18 @@
 """Run a command so that nothing of it outlives the program that wants it: ``python keeper.py LEFT... -- COMMAND...``.
 
-Triton's own end cannot be relied on, nor can a program end its children once it is killed. So a small process that does
-nothing else stands between the two. Its standard input is a pipe from that program: a byte T in it passes SIGTERM on to
-the command, K ends everything, and so does the pipe's end, which the kernel makes however the program dies. On its
-standard output it tells the command's process id; that output's end is its own.
+Triton cannot be relied on to end by itself, and a program that is killed cannot end its children. So a small process
+that does nothing else stands between the two. Its standard input is a pipe from the program. A byte T passes SIGTERM
+on to the command, and K ends everything. So does the end of the pipe, which the kernel produces however the program
+dies. The keeper writes the command's process id to its standard output, which closes when the keeper ends.
 
-"Everything" is found, not remembered: orphans of the command's become children of this process (a subreaper), whatever
-session or group they made for themselves, and it kills children until it has none. Then it removes what is LEFT in the
-file system: those that end with ``*`` are prefixes of the command's own files and go with it; the others are files and
-folders of the program, and go only when that has died. It exits as the command did; with 128 and the signal's number if
-that was ended by one.
+"Everything" is found rather than remembered: the keeper is a subreaper, so orphans of the command become its children,
+whatever session or group they made for themselves, and it kills children until it has none. Then it removes what is
+LEFT in the file system. An entry that ends with ``*`` is a prefix of the command's own files, which always go; the
+others are files and folders of the program, which go only when the program has died. The keeper exits with the
+command's status, or with 128 plus the number of the signal that ended the command.
 
-A program of its own, of the standard library alone, because it must start quickly, stay small and outlive mistakes.
+It is a program of its own and uses only the standard library, because it must start quickly, stay small and be simple
+enough to have no faults.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ _KILL_S = 10.0
 def _main() -> int:
     divider = sys.argv.index("--")
     left, command = sys.argv[1:divider], sys.argv[divider + 1 :]
-    # Whoever stops the whole group or terminal stops the program, and the pipe tells of it when the time has come.
+    # A signal to the whole group or terminal is for the program; the pipe says when it has ended.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
@@ -67,7 +68,7 @@ def _become(libc: ctypes.CDLL, command: list[str], keeper: int) -> None:
 
 
 def _watch(child: int) -> tuple[int, bool]:
-    """Until the command has ended or nobody wants it any more: its status, and whether the program is dead."""
+    """Wait until the command ends or is no longer wanted. Returns its status, and whether the program has died."""
     ended = os.pidfd_open(child)
     poll = select.poll()
     poll.register(0, select.POLLIN)

@@ -1,4 +1,4 @@
-"""What the supervisor does, one line for each event, for people or for log collectors."""
+"""The supervisor's log: one line for each event, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 __all__ = ["EventLog"]
 
-
 _FAILURES = ("failed", "gave up")
 
 
 class EventLog:
-    """``write`` is given each line. As JSON a line is one object with ``time``, ``part``, ``event`` and what belongs to
-    the event. When ``quiet``, failures alone are told.
+    """``write`` is called with each line. A JSON line is one object with ``time``, ``part``, ``event``, ``text`` and
+    the event's details. With ``quiet`` only failures are logged.
     """
 
     def __init__(self, write: Callable[[str], None], *, as_json: bool = False, quiet: bool = False) -> None:
@@ -26,7 +25,7 @@ class EventLog:
     def __call__(self, part: str, event: str, text: str, **details: Any) -> None:
         if self._quiet and event not in _FAILURES:
             return
-        # The one place for the time of day: a line is read beside those of other programs.
+        # The only use of the wall clock: a line is read beside those of other programs.
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._as_json:
             self._write(json.dumps({"time": now, "part": part, "event": event, "text": text, **details}))

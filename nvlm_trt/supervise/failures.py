@@ -1,8 +1,8 @@
-"""How often a part of the service has failed lately: when to start it again, and when to give it up.
+"""How often a part of the service has failed lately: when to restart it, and when to give up.
 
-The first failure is followed by a start at once, since most are single; each further one by twice the pause of the
-one before. A failure is forgotten after a window of time, but only once the part has served again: a part whose every
-start takes longer than the window and fails must not be started for ever.
+After the first failure the part is restarted at once, because most failures occur alone. Each further failure doubles
+the pause before the restart. A failure is forgotten after a window of time, but only once the part has served again: a
+part whose every start takes longer than the window and then fails must not be restarted for ever.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Failures", "RestartPolicy"]
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """The failure that makes it ``limit`` within ``window_s`` seconds is the last."""
+    """The service gives up at ``limit`` failures within ``window_s`` seconds. Pauses are in seconds."""
 
     limit: int = 5
     window_s: float = 600.0
@@ -24,7 +24,7 @@ class RestartPolicy:
 
 
 class Failures:
-    """Of one part. Times are seconds of one monotonic clock, never going back."""
+    """The failures of one part. Times are seconds of one monotonic clock."""
 
     def __init__(self, policy: RestartPolicy) -> None:
         self._policy = policy
@@ -33,15 +33,15 @@ class Failures:
 
     @property
     def count(self) -> int:
-        """Not yet forgotten."""
+        """How many are not yet forgotten."""
         return len(self._times)
 
     def served(self) -> None:
-        """The part has started and serves."""
+        """Note that the part has started and serves."""
         self._served = True
 
     def failed(self, now_s: float) -> float | None:
-        """Seconds until the next start; None to give up."""
+        """Note a failure. Returns the seconds until the next start, or None to give up."""
         while self._served and self._times and now_s - self._times[0] >= self._policy.window_s:
             self._times.popleft()
         self._served = False

@@ -1,5 +1,5 @@
-"""The gateway as a part of the service: a process of its own, so that nothing that strangers send can end the one that
-would start it again.
+"""The gateway as a part of the service, in a process of its own: nothing that strangers send can end the process that
+would restart it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _POLL_S = 0.05
 
 
 class GatewayPart:
-    """A ``Part``: ``nvlm-trt gateway TRITON_URL ARGUMENTS...`` in this program's environment, listening at ``host`` and
-    ``port``.
+    """A ``Part`` that runs ``nvlm-trt gateway TRITON_URL ARGUMENTS...`` in this program's environment, listening on
+    ``host`` and ``port``.
     """
 
     name = "gateway"
@@ -72,7 +72,7 @@ class GatewayPart:
         return f"The gateway was ended by signal {-status}." if status < 0 else f"The gateway ended with {status}."
 
     def ask(self) -> None:
-        """Whether it answers at all: what stands behind it is asked by another."""
+        """Ask whether it answers at all; Triton behind it has a watcher of its own."""
         if not self._answers(self._ask_timeout_s):
             raise ServerError("E-SERVER-TIMEOUT", f"The gateway said nothing for {self._ask_timeout_s:g} s.", "Wait.")
 
@@ -80,7 +80,7 @@ class GatewayPart:
         return 0.0
 
     def drain(self) -> None:
-        """Have it take no more, finish what it has begun, and end."""
+        """Tell it to take no more requests, finish those that have begun, and end."""
         if self._process is not None:
             self._process.terminate()
 
@@ -102,7 +102,7 @@ class GatewayPart:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
         if not self._tls:
             return http.client.HTTPConnection(host, self._port, timeout=timeout_s)
-        # Its certificate is for its clients' name of it, not for this one; nothing is told here but that it lives.
+        # Its certificate is for the name that its clients use, not for this address; nothing secret is sent here.
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return http.client.HTTPSConnection(host, self._port, timeout=timeout_s, context=context)

@@ -1,4 +1,4 @@
-"""A part of the service, as its watcher sees it."""
+"""A part of the service, as its watcher sees it: something that can be started, asked and ended, again and again."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ __all__ = ["Part"]
 
 
 class Part(Protocol):
-    """Something that is started, asked whether it lives, and ended; again and again."""
+    """``name`` is for the log and the answer of ``/health``."""
 
     @property
     def name(self) -> str: ...
 
     def start(self, abort: threading.Event) -> None:
-        """Serve when this returns; leave nothing when it raises.
+        """The part serves when this returns, and has left nothing behind when this raises.
 
-        Raises ``BadStart`` for what may go well the next time, ``StartAborted``, another ``NvlmError`` for what never
-        will.
+        Raises ``BadStart`` for a failure that may not occur the next time, ``StartAborted`` once ``abort`` is set, and
+        another ``NvlmError`` for a failure that will always occur.
         """
 
     def how_it_ended(self) -> str | None:
-        """None while its processes run. Costs next to nothing."""
+        """A sentence, or None while all its processes run. Cheap enough to be called often."""
 
     def ask(self) -> None:
-        """Have it do what it is there for, in its smallest form. Raises the ``NvlmError`` that this fails of."""
+        """Have it do the smallest piece of its work. Raises the ``NvlmError`` with which that fails."""
 
     def progress(self) -> float:
-        """A figure that grows while it gets on with anything."""
+        """A figure that grows as long as any work makes progress."""
 
     def end(self) -> None:
-        """By force, whatever state it is in. May be called again."""
+        """End it by force, whatever state it is in. May be called again."""

@@ -1,10 +1,10 @@
-"""One true answer for load balancers and probes, at a port of its own, with or without a gateway.
+"""The service's health for load balancers and probes, on a port of its own, with or without a gateway.
 
-    GET /health    200 if every part of the service does its work now, else 503 and why
-    GET /live      200 as long as somebody takes care of the service: it may be starting a part again
+    GET /health    200 if every part of the service works now, otherwise 503 with the reason
+    GET /live      200 as long as the supervisor lives; it may be restarting a part
 
-It is asked by machines and may be reached by strangers: a request has a few seconds and a few hundred bytes, its answer
-is the same for everybody, and at most a few dozen are served at once.
+Strangers may reach this port, so a request has a few seconds, everybody gets the same answer, and only ``_AT_ONCE``
+connections are served at the same time.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _PATIENCE_S = 5.0
 
 
 class ReadinessServer:
-    """Listens at ``host`` and ``port`` from its constructor to ``close``; a context manager.
+    """Listens on ``host`` and ``port`` from its construction until ``close``; a context manager.
 
-    ``check`` raises what the service fails of now; ``state`` is told with every answer. Raises ``OSError``.
+    ``check`` raises the ``NvlmError`` with which the service fails now; ``state`` is part of every answer. Raises
+    ``OSError`` if the port cannot be listened on.
     """
 
     def __init__(self, host: str, port: int, check: Callable[[], None], state: Callable[[], Mapping[str, Any]]) -> None:
@@ -73,7 +74,7 @@ class _Server(ThreadingHTTPServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Whoever asks and goes away is no event."""
+        """A client that asks and goes away is nothing to report."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -93,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Probes come every few seconds; what they find is told by the supervisor."""
+        """Probes come every few seconds, and the supervisor logs what they would find."""
 
     def _health(self) -> tuple[int, Mapping[str, Any]]:
         try:

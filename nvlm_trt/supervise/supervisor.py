@@ -1,10 +1,10 @@
-"""The whole service: Triton, and the gateway if there is one, from start to the last trace.
+"""The whole service: Triton, and the gateway if there is one, from the start until nothing of it is left.
 
     starting ─► ready ◄─► restarting ─► failed
                   └─► draining ─► ended
 
-At its end the service first takes no more questions and says so, then lets the streams that have begun finish, then
-ends the rest with an error, and only then Triton gets its SIGTERM: that freezes what still streams through an ensemble.
+To shut down, the service first refuses new questions, then lets the streams that have begun finish, then ends the rest
+with an error. Only then does Triton get its SIGTERM, which freezes whatever still streams through an ensemble.
 """
 
 from __future__ import annotations
@@ -27,13 +27,17 @@ from nvlm_trt.supervise.watcher import State, Watcher
 __all__ = ["Supervisor"]
 
 _LOOK_S = 0.1
-# Idle is believed when it lasts: between two models a request is in neither of them.
+# Triton must look idle for this long: between two models a request is counted in neither of them.
 _IDLE_S = 0.5
 _ENDING_S = 2.0
 
 
 class Supervisor:
-    """A context manager; starts when entered and ends at once, without a drain, when left. Owns what it is given."""
+    """A context manager that starts when entered, and ends at once, without a drain, when left. It owns ``triton`` and
+    ``gateway``. ``health`` is the host and port of the readiness server; the other numbers are seconds.
+
+    Raises ``ServerError`` E-SERVER-PORT when entered.
+    """
 
     def __init__(
         self,
@@ -77,34 +81,34 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """Whether every part serves. Raises as ``check_not_given_up``."""
+        """Whether every part serves. Raises what ``check_not_given_up`` raises."""
         self.check_not_given_up()
         return all(watcher.state is State.READY for watcher in self._watchers)
 
     def check_not_given_up(self) -> None:
-        """Raises the ``NvlmError`` for which a part was given up."""
+        """Raises the ``NvlmError`` with which a part was given up."""
         for watcher in self._watchers:
             if watcher.state is State.FAILED:
                 self._triton.keep_log()
                 raise watcher.error or ServerError("E-SERVER-ENDED", "The server ended by itself.", "Start it again.")
 
     def check(self) -> None:
-        """Raises what the service fails of at this moment, E-BUSY-DRAINING once it is to end."""
+        """Raises the ``NvlmError`` with which the service fails at this moment; E-BUSY-DRAINING once it shuts down."""
         if self._draining.is_set():
             raise OverloadedError("E-BUSY-DRAINING", "The server is shutting down.", "Ask another, or again later.")
         for watcher in self._watchers:
             watcher.check()
 
     def state(self) -> dict[str, Any]:
-        """Of each part, and how often it was started again."""
+        """The state of each part, and how often it was restarted."""
         return {
             "parts": {watcher.part.name: watcher.state.value for watcher in self._watchers},
             "restarts": {watcher.part.name: watcher.restarts for watcher in self._watchers},
         }
 
     def drain(self, within_s: float, hurry: threading.Event) -> None:
-        """Take no more questions, let those that have begun be answered within ``within_s`` seconds or until ``hurry``
-        is set, and end the rest with errors.
+        """Refuse new questions, give those that have begun ``within_s`` seconds, or until ``hurry`` is set, to be
+        answered, and end the rest with errors.
         """
         self._draining.set()
         began_s = time.monotonic()
@@ -128,7 +132,7 @@ class Supervisor:
             self._triton.stop()
 
     def close(self) -> None:
-        """End everything at once and remove all that is left. May be called again."""
+        """End everything at once and remove whatever is left. May be called again."""
         self._draining.set()
         for watcher in self._watchers:
             watcher.leave()

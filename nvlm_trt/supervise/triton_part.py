@@ -1,4 +1,4 @@
-"""Triton as a part of the service: asked a question of one token, through all its models."""
+"""Triton as a part of the service, asked by a one-token question through all its models."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What an answer to "do you live?" means.
+"""Whether a part that did not answer its question is dead.
 
-A server that says its model process is dead, is. One that is full is alive. One that says nothing may be dead or have
-much to do: it lives as long as any answer gets on. All else is doubted once and then believed, because a single
-question can meet a moment in which something was just being closed.
+A server that reports a dead model process is believed at once. A full server is alive. A silent one may be dead or
+busy, and counts as alive as long as any answer makes progress. Every other error is believed only when it comes twice
+in a row, because a single question can arrive just as something is being closed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class Verdict(Enum):
 
 
 class Suspicion:
-    """Against one part, since a start after which it had made ``progress``."""
+    """What speaks against one part since its last start, when its progress was ``progress``."""
 
     def __init__(self, progress: float = 0.0) -> None:
         self._progress = progress
         self._doubts = 0
 
     def excuse(self, error: NvlmError, progress: Callable[[], float]) -> NvlmError | None:
-        """None for an error of one that lives and has much to do; ``progress`` tells a figure that grows while answers
-        get on.
+        """``error``, or None if a live but busy part explains it. ``progress`` reads a figure that grows as answers
+        make progress.
         """
         if isinstance(error, OverloadedError):
             return None
@@ -44,7 +44,7 @@ class Suspicion:
         return error
 
     def judge(self, error: NvlmError | None) -> Verdict:
-        """Of what was left of the last question's answer."""
+        """Judge by the last question's error, as ``excuse`` left it."""
         if error is None:
             self._doubts = 0
             return Verdict.ALIVE

@@ -1,4 +1,4 @@
-"""One part of the service and the thread that keeps it alive: start, ask, end what is dead, pause, start again."""
+"""The thread that keeps one part of the service alive: start it, ask it, end it when it is dead, pause, start again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class State(Enum):
 
 
 class Watcher:
-    """Begins with ``start``. ``ask_every_s`` is the time between two questions to a part that answers them."""
+    """Begins with ``start``. ``ask_every_s`` is the time in seconds between two questions to a part that answers."""
 
     def __init__(
         self,
@@ -56,21 +56,21 @@ class Watcher:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises unless the part serves now: it answered within the last second, or does when asked."""
+        """Raises an ``NvlmError`` unless the part answered within the last second or does so when asked now."""
         if self.state is not State.READY:
             raise self.error or ServerError("E-SERVER-START", f"The {self.part.name} is {self.state.value}.", "Wait.")
-        # One that is in doubt is being asked again already.
+        # A part in doubt is already being asked again.
         error = self._doubt or self._ask(_FRESH_S)
         if error is not None:
             self._wake.set()
             raise error
 
     def leave(self) -> None:
-        """Let the part be, alive or dead; returns when nobody starts or ends it any more."""
+        """Stop watching, whether the part is alive or dead. Once this returns, it is neither started nor ended."""
         self._stop.set()
         self._wake.set()
         if self.state is not State.READY:
-            self.part.end()  # a start that waits for its first answer would be waited for
+            self.part.end()  # otherwise this would wait for a start that waits for its first answer
         if self._thread.is_alive():
             self._thread.join()
         self.state = State.LEFT
@@ -90,7 +90,7 @@ class Watcher:
                 self.restarts += 1
 
     def _serve(self) -> None:
-        """From a start to its failure, which is raised; returns when it is to be left alone."""
+        """Start the part and watch it until it fails, which raises, or until ``leave``, which returns."""
         began_s = self._clock()
         self.part.start(self._stop)
         took_s = self._clock() - began_s
@@ -109,7 +109,7 @@ class Watcher:
             self._wake.wait(_LOOK_S)
 
     def _question(self) -> float:
-        """Seconds to the next one. Raises what the part is dead of."""
+        """Ask; returns the seconds to the next question. Raises the error that proves the part dead."""
         error = self._ask(0)
         verdict = self._suspicion.judge(error)
         if verdict is Verdict.DEAD:
@@ -122,7 +122,7 @@ class Watcher:
         with self._asking:
             if self._clock() - self._answered_s < fresh_s:
                 return None
-            if self._asked_s > called_s:  # by another, while this one waited for its turn
+            if self._asked_s > called_s:  # by another thread, while this one waited for the lock
                 return self._doubt
             self._asked_s = self._clock()
             try:
@@ -135,10 +135,10 @@ class Watcher:
             return None
 
     def _judge_failure(self, error: NvlmError) -> float | None:
-        """Seconds until the next start; None, and the state, where there is none."""
+        """The seconds until the next start; None, with the state set, if there will be none."""
         first, name = self.state is State.STARTING, self.part.name
         pause_s = self._failures.failed(self._clock())
-        # Before it ever served, what a start says is final unless it is known to go well the next time.
+        # An error of the very first start is final, unless it is of a kind that may not occur the next time.
         if first and not isinstance(error, BadStart):
             pause_s = None
         self.error = error
