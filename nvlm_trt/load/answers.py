@@ -1,4 +1,4 @@
-"""Are answers under load those that the same requests get alone? Greedy answers must be."""
+"""Whether answers under load equal those of the same requests alone, as greedy answers must."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Send a schedule through a door and take down what came back, in one event loop of one process.
+"""Send a schedule through a door and record what comes back, in one event loop of one process.
 
-Open loop: every request is sent when it is due, however many are still being answered. Closed loop: each of N clients
-takes the next request when its last one has ended; a request is due at that moment.
+In an open loop every request is sent when it is due, however many are still being answered. In a closed loop each of N
+clients takes the next request when its last one has ended, and the request is due at that moment.
 
-The event loop is the clock of everything here, so it is watched: a timer that fires late means that tokens were
-written down late as well.
+All times depend on the event loop, so the loop itself is watched: when a timer fires late, tokens were recorded late
+too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _WATCH_S = 0.02
 
 @dataclass(slots=True)
 class Driven:
-    """A run's raw result. ``done`` are those that were begun, in order of their end."""
+    """A run's raw result. ``done`` are the requests that were begun, in the order of their end."""
 
     start_s: float
     done: list[UnderWay] = field(default_factory=list)
@@ -51,8 +51,8 @@ async def drive(
 ) -> Driven:
     """``planned`` are requests and what ``door.prepare`` made of each; ``clients`` None is an open loop.
 
-    ``ended`` is called after each request, with the run's start. Setting ``stop`` leaves the answers under way and
-    sends no more; those under way are among ``done``, unfinished.
+    ``ended`` is called after each request, with the run's start. Setting ``stop`` sends no more requests and abandons
+    the answers in progress, which are among ``done`` as unfinished.
     """
     driven = Driven(time.monotonic() + _LEAD_S)
 
@@ -129,7 +129,7 @@ async def _watch(lags_ms: list[float]) -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """No collection of garbage while the clock runs: prepared requests are many objects, and a sweep a pause."""
+    """Collect no garbage while the clock runs: prepared requests are many objects, and each collection is a pause."""
     gc.collect()
     gc.freeze()
     gc.disable()

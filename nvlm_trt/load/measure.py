@@ -1,8 +1,8 @@
 """A measurement from its first warm-up to its last check: for each load some runs, one after another.
 
-Everything that costs time is done between runs: pictures are painted, bodies encoded, the server's counters read, and
-answers compared with the same requests' answers alone. Those are asked last, because they would leave the server's
-caches warm.
+Everything that costs time happens between runs: pictures are painted, bodies are encoded, the server's counters are
+read, and answers are compared with those of the same requests alone. The latter are asked last, because asking them
+warms the server's caches.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ async def measure(
     stop: asyncio.Event,
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Leaves everything in ``journal``. ``stop`` ends the run that is going on, and the measurement with it.
+    """Record everything in ``journal``. ``stop`` ends the current run and the measurement.
 
-    A server that fails is no error here: that its requests failed is what was measured.
+    A server that fails is no error here: its failed requests are the result.
     """
     door = door_of(target.url).open(target.url, target.timeout_s)
     try:
@@ -164,7 +164,7 @@ class _Measuring:
         return [(one, self._prepared[one.request]) for one in plan]
 
     def _count_tiles(self, request: LoadRequest, pictures: list[bytes]) -> None:
-        """As the server cuts them; asked once for each combination of sizes."""
+        """Ask the server how many tiles it cuts, once for each combination of pictures."""
         if request.pictures in self._tiles:
             return
         tiles: int | None = 0

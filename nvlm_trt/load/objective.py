@@ -1,4 +1,4 @@
-"""What a request must keep to count as good: ``ttft=500ms,tbt=50ms,e2e=5s``, any of the three."""
+"""The limits that a good request keeps: ``ttft=500ms,tbt=50ms,e2e=5s``, or any of the three."""
 
 from __future__ import annotations
 

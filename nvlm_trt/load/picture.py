@@ -1,7 +1,7 @@
 """Pictures to ask about: a file's, or one of a given size painted from a seed.
 
-A painted one is a grid of coloured cells, as a JPEG: cheap to make, of a size like a photograph's, and no two alike in
-any tile, so that a cache of tiles cannot help.
+A painted picture is a JPEG of coloured cells. It is cheap to make, about as large as a photograph, and no tile occurs
+twice, so a cache of tiles cannot help.
 """
 
 from __future__ import annotations

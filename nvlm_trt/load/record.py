@@ -1,4 +1,4 @@
-"""What one request did: when it was due, sent, answered piece by piece, and how it ended.
+"""One request: when it was due and sent, when each piece of its answer came, and how it ended.
 
 Times are ``time.monotonic`` seconds while it runs, and milliseconds after the run's start once it is a ``Record``,
 which is what a line of the requests file holds.
@@ -20,7 +20,7 @@ UNFINISHED = "unfinished"  # in place of an error's code: the measurement was in
 
 @dataclass(slots=True)
 class UnderWay:
-    """A request while it is answered; a door calls ``piece`` for each delivery and sets the counts it is told."""
+    """A request in progress. A door calls ``piece`` for each piece of the answer and sets the token counts."""
 
     number: int
     planned: Planned
@@ -35,7 +35,7 @@ class UnderWay:
     code: str | None = UNFINISHED
 
     def piece(self, text: str, tokens: int | None) -> None:
-        """``tokens`` None where the door does not say how many a piece has."""
+        """``tokens`` is None where the protocol does not say how many tokens a piece has."""
         self.times_s.append(time.monotonic())
         self.tokens.append(tokens)
         self.texts.append(text)

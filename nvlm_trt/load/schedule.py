@@ -24,7 +24,7 @@ class Load(Protocol):
 
     @property
     def clients(self) -> int | None:
-        """So many ask again and again; None where arrivals do not wait for answers."""
+        """How many clients of a closed loop there are; None where arrivals do not wait for answers."""
 
     @property
     def folder(self) -> Path:
@@ -33,7 +33,7 @@ class Load(Protocol):
     def form(self) -> PointLoad: ...
 
     def plan(self, seed: int, label: str, requests: int) -> tuple[Planned, ...]:
-        """Of one ``seed``, every ``label`` gives other requests. A trace is what it is, whatever is asked for."""
+        """With the same ``seed``, each ``label`` gives different requests. A trace ignores all three arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class UniformLoad(_OfMix):
 
 @dataclass(frozen=True, slots=True)
 class TraceLoad:
-    """What a trace says, ``speed`` times as fast. Repetitions ask the same."""
+    """A trace, replayed ``speed`` times as fast. Repetitions ask the same requests."""
 
     trace: tuple[Planned, ...]
     folder: Path
@@ -115,6 +115,6 @@ def poisson_arrivals(rate_per_s: float, draw: random.Random) -> Iterator[float]:
 
 
 def schedule_digest(planned: Sequence[Planned]) -> str:
-    """SHA-256 over every request and its due time: two runs of the same digest were asked the same."""
+    """SHA-256 over every request and its due time: runs with the same digest were asked the same."""
     lines = (json.dumps(one.to_json(), sort_keys=True) for one in planned)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,8 +1,8 @@
 """The server's own account of a run: the difference of its counters after and before.
 
-Triton's statistics have each model's requests and the nanoseconds they spent queued, in inputs, computing and in
-outputs. Of the decoder, which answers long after Triton's call into it has returned, they say little; its own counters
-are on the metrics page, as are the vision encoder's tiles.
+Triton's statistics give each model's requests and the nanoseconds they spent queued, in inputs, computing and in
+outputs. They say little about the decoder, which answers long after Triton's call into it has returned; its own
+counters, and the vision encoder's tiles, are on the metrics page.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Counters:
 
 
 def read_counters(triton_url: str | None, metrics_url: str | None) -> Counters:
-    """None in place of what cannot be read: a server that died in a run still leaves the run's own figures."""
+    """What cannot be read is None: a server that died in a run still leaves the run's own figures."""
     return Counters(
         _tried(lambda: _statistics(triton_url)) if triton_url else None,
         _tried(lambda: _metrics(metrics_url)) if metrics_url else None,

@@ -1,4 +1,4 @@
-"""What each part of a running server tells of a request: a line in a log, a span of its trace. Both are off by default.
+"""What each part of a running server records of a request, in a log and in traces. Both are off by default.
 
 See docs/tracing.md.
 """

@@ -1,4 +1,4 @@
-"""One part's log and tracer together. Of what is off nothing is imported, and telling it costs a comparison."""
+"""One part's log and tracer together. A library is imported only if it is used; what is off costs one comparison."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Journal:
     def span(
         self, name: str, headers: Mapping[str, str], begun_s: float | None, ended_s: float | None, **facts: Fact
     ) -> None:
-        """What did not begin or end was not."""
+        """Nothing is recorded for a span whose beginning or end is None. Times are of ``time.monotonic``."""
         if self._tracer is not None and begun_s is not None and ended_s is not None:
-            with suppress(Exception):  # whatever the library does not like, the request is answered
+            with suppress(Exception):  # the request is answered, whatever the library objects to
                 self._tracer.span(name, headers, begun_s, ended_s, **facts)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""One JSON object a line for what a part of the server did for a request.
+"""The request log: one line of JSON for what a part of the server did for a request.
 
-All parts append to the same file, each line by one write to a descriptor opened for appending, so that lines of several
-processes never mix. What a client chose, its id above all, is only ever a JSON string of ASCII characters: it can end
-no line and begin none.
+All parts append to the same file, with one write for each line on a descriptor opened for appending, so the lines of
+several processes never mix. Whatever a client chose, above all its id, appears only inside a JSON string of ASCII
+characters, so it can neither end nor begin a line.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class RequestLog:
             ) from None
 
     def write(self, request_id: str, facts: Mapping[str, Fact]) -> None:
-        """None among ``facts`` are left out; seconds are rounded to microseconds, texts cut. A full disk loses lines,
-        not answers."""
+        """Facts that are None are left out, seconds are rounded to microseconds and long texts are cut. A full disk
+        loses lines, not answers."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         entry: dict[str, Fact] = {"time": now, "part": self._part, "request": request_id[:_MOST_CHARACTERS]}
         entry |= {name: _short(value) for name, value in facts.items() if value is not None}

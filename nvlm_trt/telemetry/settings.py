@@ -1,4 +1,4 @@
-"""Where a request's lines and spans go. Gateway and models are processes of their own: the environment carries it."""
+"""Where log lines and spans go. The environment carries this to the gateway and the models, which are processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TRACES_ENDPOINT = "NVLM_TRT_OTLP_TRACES_ENDPOINT"
 
 @dataclass(frozen=True, slots=True)
 class TelemetrySettings:
-    """``request_log`` is a file that all parts append to; ``traces_endpoint`` an OTLP/HTTP address such as
-    http://127.0.0.1:4318/v1/traces. Raises ``UsageError`` E-USAGE-TRACES for another.
+    """``request_log`` is a file that all parts append to; ``traces_endpoint`` is an OTLP/HTTP address such as
+    http://127.0.0.1:4318/v1/traces. Raises ``UsageError`` E-USAGE-TRACES for any other kind of address.
     """
 
     request_log: Path | None = None

@@ -1,9 +1,9 @@
 """Spans to an OpenTelemetry collector, by OTLP over HTTP. Importing this module loads OpenTelemetry.
 
-Spans are made when they are over, with the times that were noted: nothing is in the way of an answer, and a queue that
-is full drops spans, not requests. A request's own span is the exception, since the others need its id to hang on to.
-The context travels as W3C's ``traceparent``: from the client in a header, to the models as a parameter of the request,
-which Triton's ensemble hands to each of its steps.
+A span is created when it is over, with the times noted meanwhile, so it never delays an answer; a full queue drops
+spans, not requests. Only a request's own span is created at its beginning, because the others need its id as their
+parent. The context travels as W3C's ``traceparent``: from the client in a header, and to the models as a parameter of
+the request, which Triton's ensemble hands to each of its steps.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _propagator = TraceContextTextMapPropagator()
 
 
 class Tracer:
-    """Of one part of the server, which is the resource's ``service.name``."""
+    """The tracer of one part of the server, whose name becomes the resource's ``service.name``."""
 
     def __init__(self, endpoint: str, part: str) -> None:
-        # Not the one that is global to the process: a program may have its own.
+        # Not the process's global provider: a program that embeds this may have set its own.
         self._provider = TracerProvider(resource=Resource({SERVICE_NAME: f"nvlm-trt.{part}"}))
         exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_SEND_TIMEOUT_S)
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_SEND_EVERY_MS))
         self._tracer = self._provider.get_tracer("nvlm_trt")
 
     def begin(self, name: str, headers: Mapping[str, str]) -> RequestSpan:
-        """A request's own span, under the client's where ``headers`` name one."""
+        """Begin a request's own span, below the client's if ``headers`` name one."""
         span = self._tracer.start_span(name, context=_propagator.extract(headers, Context()), kind=SpanKind.SERVER)
         return RequestSpan(span)
 
     def span(self, name: str, headers: Mapping[str, str], begun_s: float, ended_s: float, **facts: Fact) -> None:
-        """Below the span that ``headers`` name; times are of ``time.monotonic``. Without one there is no trace."""
+        """Record a span below the one that ``headers`` name, if they do. Times are of ``time.monotonic``."""
         context = _propagator.extract(headers, Context())
         if not context:
             return
@@ -53,7 +53,7 @@ class Tracer:
         span.end(_wall_ns(ended_s))
 
     def close(self) -> None:
-        """Send what is left, for as long as one sending may take."""
+        """Send what is left, within the time that one sending may take."""
         self._provider.shutdown()
 
 
