@@ -22,7 +22,9 @@ Floats = NDArray[np.float32]
 
 
 class AnswerSamples:
-    """``Samples``: prompts and the reference's answers as rows, all positions whose successor was said."""
+    """``Samples``: prompts with the reference's answers, as float32 rows [positions, hidden]. They end before the last
+    token of the answer, which nothing follows.
+    """
 
     def __init__(self, checkpoint: Checkpoint, prompts: Prompts, answers: Sequence[ForcedAnswer]) -> None:
         self._checkpoint, self._prompts, self._answers = checkpoint, prompts, answers
@@ -35,7 +37,7 @@ class AnswerSamples:
 
     @property
     def positions(self) -> Sequence[int]:
-        """How many of a sample's last rows predict the answer."""
+        """For each sample, how many of its last rows predict a token of the answer."""
         return [answer.positions for answer in self._answers]
 
     def key(self) -> str:
@@ -60,7 +62,7 @@ class AnswerSamples:
 
 
 class Repeated:
-    """``Samples``: all of them for the first variant, all of them for the second, ..."""
+    """``Samples``: all of ``samples`` for the first variant, then all of them for the second, and so on."""
 
     def __init__(self, samples: AnswerSamples, times: int) -> None:
         self._samples, self._times = samples, times

@@ -1,6 +1,6 @@
 """One precision's answers to all questions, through the embedded engine, in the files that ``eval run`` writes.
 
-Lines have three keys more: the answer's ``tokens``, why it ``ended``, and the ``tiles`` its pictures took.
+Each line has three more keys: the answer's ``tokens``, why it ``ended``, and the number of ``tiles`` of its pictures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["answer_all", "request_of"]
 
 
 def request_of(prompt: StoredPrompt, max_tokens: int, end_id: int) -> GenerationRequest:
-    """Greedy, as everything that is compared here."""
+    """The question as a request of the engine: greedy, like everything that is compared here."""
     table = prompt.rows if len(prompt.rows) else None
     return GenerationRequest("", prompt.ids, max_tokens, prompt_table=table, end_id=end_id)
 
@@ -41,7 +41,7 @@ def answer_all(
     file: Path,
     reporter: Reporter,
 ) -> list[Record]:
-    """Answer what ``file`` does not hold yet; all records, in the questions' order.
+    """Answer the questions whose answers ``file`` does not hold yet. Returns all records, in the questions' order.
 
     Raises what the engine raises, and ``UsageError`` E-EVAL-OUTPUT, E-EVAL-IN-USE.
     """

@@ -4,8 +4,8 @@
                                                 ├──► decoder.checkpoint.fp8
                                                 └──► ...
 
-It is an ordinary build with other last steps, so it is locked, resumed and kept like one. The check that an FP8 cache
-has to pass elsewhere is left out: what it predicts is measured here.
+It is an ordinary build with different last steps, so it is locked and resumed like any other. The check that an FP8
+cache has to pass elsewhere is left out, because what it predicts is measured here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ _CALIBRATION = "decoder.calibration"
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """Where things lie. ``identity`` hashes a precision's decoder checkpoint, ``vision`` the vision half's files."""
+    """What was built. ``identity`` has the hash of each precision's decoder checkpoint, ``vision`` is that of the
+    vision half's files.
+    """
 
     folder: Path
     vision: str
@@ -58,8 +60,8 @@ def build_precisions(
     folder: Path,
     reporter: Reporter,
 ) -> Built:
-    """``calibrated``: calibrate although no precision may need it. Checkpoints of precisions that an earlier call named
-    and this one does not are removed.
+    """``calibrated`` asks for a calibration even if no precision needs one. Checkpoints of precisions that an earlier
+    call named and this one does not are removed.
 
     Raises what ``build`` does, and ``MissingToolError`` E-TOOL-STEP for a vision engine that cannot be built here.
     """

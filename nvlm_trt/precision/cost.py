@@ -1,4 +1,4 @@
-"""What a comparison will take, said before it begins: bytes on disk and in memory, exact or at most."""
+"""What a comparison will cost, before it begins: bytes on disk and in memory, exact or as upper bounds."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ _FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class StudyCost:
-    """``checkpoint_bytes`` by precision are exact; the rest is at most.
+    """``checkpoint_bytes``, by precision, are exact; the other figures are upper bounds.
 
-    ``memory_bytes`` is the largest decoder as it is stored, one at a time; the runner "onnxruntime" widens linears to
-    float32 and takes up to four times that.
-    ``layer_passes`` are walks over the decoder's weights, each of about ``layer_variants`` calibrations' arithmetic on
-    the layer questions.
+    ``memory_bytes`` is the size of the largest decoder as it is stored, since one is loaded at a time; the runner
+    "onnxruntime" widens linears to float32 and takes up to four times as much. ``layer_passes`` counts passes over the
+    decoder's weights; together they cost as much arithmetic as ``layer_variants`` calibrations on the layer questions.
     """
 
     questions: int
@@ -48,8 +47,9 @@ class StudyCost:
         return {"format": 1, **asdict(self), "disk_bytes": self.disk_bytes}
 
     def require_room(self, folder: Path) -> None:
-        """Raises ``BuildError`` E-BUILD-SPACE where the disk has less free than half of it: more may be there already,
-        and pictures seldom take the most tiles."""
+        """Raises ``BuildError`` E-BUILD-SPACE if less than half of ``disk_bytes`` is free. Half, because some of it may
+        be there already, and few pictures take the most tiles.
+        """
         place = next(place for place in (folder, *folder.resolve().parents) if place.is_dir())
         free = shutil.disk_usage(place).free
         if free < self.disk_bytes / 2:
@@ -70,7 +70,7 @@ def study_cost(
     kl_questions: int,
     layer_questions: int,
 ) -> StudyCost:
-    """``num_pictures`` over all questions."""
+    """``num_pictures`` counts the pictures of all questions."""
     decoder, tiling = config.decoder, config.tiling
     rows = num_pictures * tiling.most_tiles_per_image * config.vision.tokens_per_tile
     weights = {one.name: decoder_weights(config, one.of(recipe.decoder))[0] for one in precisions}

@@ -11,7 +11,7 @@ __all__ = ["divergence", "first_difference", "log_softmax"]
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[n, vocab] to the same in nats."""
+    """Logits [n, vocab] to log probabilities [n, vocab], in nats."""
     wide: NDArray[np.float64] = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
     return wide
@@ -20,8 +20,8 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def divergence(reference: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
     """KL(reference || other) of each row of logits, [n, vocab] to [n], in nats (Kullback and Leibler, 1951).
 
-    What is lost, on average over what the reference would say, by believing the other. Never below zero but for
-    rounding, which is cut off.
+    It is what is lost by believing the other distribution, averaged over what the reference would say. Rounding could
+    make it slightly negative, so it is clipped at zero.
     """
     own, changed = log_softmax(reference), log_softmax(other)
     nats: NDArray[np.float64] = (np.exp(own) * (own - changed)).sum(axis=1)
@@ -29,7 +29,7 @@ def divergence(reference: NDArray[np.float32], other: NDArray[np.float32]) -> ND
 
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
-    """How many first tokens two answers share; None if they are the same. One may be the other's beginning."""
+    """How many tokens two answers share before they part; None if they are equal. One may be a prefix of the other."""
     if list(one) == list(other):
         return None
     pairs = zip(one, other, strict=False)

@@ -1,8 +1,8 @@
 """What each precision would have said at every step of the reference's answers.
 
-The reference's logits are written to one file, ``reference.f32``, positions times vocabulary in float32; every other
-precision is compared with them as its own are computed. A precision's figures appear when they are whole, so a kill
-costs the one that was being looked at.
+The reference's logits are written to one file, ``reference.f32``, as float32 [positions, vocab]; every other precision
+is compared with them while its own are computed. A precision's figures are written when they are complete, so a kill
+costs only the precision in progress.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ __all__ = ["ForcedAnswer", "ForcedQuestion", "compare_forced", "forced_answers"]
 
 @dataclass(frozen=True, slots=True)
 class ForcedAnswer:
-    """A reference's answer to question ``index`` of the prompts. ``positions`` counts the end where it said it."""
+    """The reference's answer to question ``index`` of the prompts. ``positions`` counts its tokens, and the end token
+    if it ended with one.
+    """
 
     index: int
     sample_id: int | str
@@ -39,7 +41,7 @@ class ForcedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ForcedQuestion:
-    """Per position: ``kl`` in nats, and whether the largest logit is the reference's token, ``same``."""
+    """For each position, ``kl`` in nats, and ``same``: whether its largest logit is the reference's."""
 
     sample_id: int | str
     kl: tuple[float, ...]
@@ -47,7 +49,7 @@ class ForcedQuestion:
 
 
 def forced_answers(records: Sequence[Mapping[str, Any]], count: int) -> list[ForcedAnswer]:
-    """The first ``count`` answers that can be followed, of the reference's records in the questions' order."""
+    """The first ``count`` of the reference's records that have an answer, in the questions' order."""
     usable = [(index, record) for index, record in enumerate(records) if "error" not in record]
     return [
         ForcedAnswer(
@@ -123,7 +125,7 @@ def _rows(
 
 
 def _known(file: Path, key: Mapping[str, str], answers: list[list[int | str]]) -> list[ForcedQuestion] | None:
-    """What an earlier run found, if it looked at the same."""
+    """What an earlier run found, if it compared the same answers."""
     try:
         content = json.loads(file.read_bytes())
         if content["format"] != 1 or content["key"] != dict(key) or content["answers"] != answers:

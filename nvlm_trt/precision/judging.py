@@ -27,7 +27,7 @@ def judge_precision(
     forced: Sequence[ForcedQuestion],
     checkpoint_bytes: int,
 ) -> PrecisionResult:
-    """``own`` is ``reference`` itself for the reference."""
+    """For the reference, ``own`` is the same object as ``reference``."""
     before, after = (Answers(tuple(records), 0, len(records)) for records in (reference, own))
     scored = score(task, after, rules)
     difference = None

@@ -1,11 +1,12 @@
-"""What FP8 in each layer does to the next-token distribution: the layer alone rounded, and all layers but it.
+"""What FP8 in each layer does to the next-token distribution: with this layer alone rounded, and with all others.
 
-The two differ where layers' errors meet. Every linear of a layer is rounded as FP8 linears compute, weights and inputs;
-all else is exact, in the arithmetic of calibration. Prompts are followed by the reference's answers.
+The two differ where the errors of several layers interact. In a rounded layer every linear computes as FP8 linears do,
+with rounded weights and inputs; everything else is exact, in calibration's arithmetic. Each prompt is followed by the
+reference's answer.
 
-A pass over the checkpoint takes several variants of the model along: to ``stream_layers`` they are more samples, and
-only here is known which of them sees a layer as it is and which sees it rounded. So weights are read once for as many
-variants as the disk has room for, and a killed pass goes on at its layer.
+One pass over the checkpoint computes several variants of the model. To ``stream_layers`` they are just more samples;
+only this module knows which sample sees a layer as it is and which sees it rounded. So the weights are read once for as
+many variants as ``_SCRATCH_BYTES`` of hidden states allow, and a killed pass resumes at its layer.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ def layer_divergences(
     scratch: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LayerDivergences:
-    """As many passes as ``variants_per_pass`` makes of 2 variants a layer and one more. ``progress`` counts layers of
-    all passes. Errors as ``calibrate``'s."""
+    """There are two variants for each layer and one more, computed ``variants_per_pass`` at a time. ``progress`` counts
+    the layers of all passes. Raises what ``calibrate`` raises.
+    """
     count = checkpoint.config.decoder.num_layers
     every = frozenset(range(count))
     alone: list[Rounded] = [frozenset([layer]) for layer in range(count)]
@@ -80,7 +82,7 @@ def layer_divergences(
 
 
 def variants_per_pass(num_tokens: int, hidden_size: int) -> int:
-    """Beside the exact model, which goes along in every pass; at least one."""
+    """How many variants one pass computes beside the exact model; at least one."""
     return max(1, _SCRATCH_BYTES // (2 * 4 * hidden_size * num_tokens) - 1)
 
 
@@ -120,13 +122,13 @@ def _one_pass(
 
 
 class _Variants:
-    """``LayerWork``: each sample through its variant's form of the layer. Batches come in the samples' order."""
+    """``LayerWork``: runs each sample through its variant's form of the layer. Batches come in the samples' order."""
 
     def __init__(self, layers: Sequence[DecoderLayer], num_samples: int) -> None:
         self._layers, self._num_samples, self._seen = layers, num_samples, 0
 
     def run(self, hidden: Any, lengths: Sequence[int]) -> Any:
-        """A batch may end one variant's samples and begin the next one's."""
+        """A batch may hold the last samples of one variant and the first of the next."""
         parts, row = [], 0
         numbers = range(self._seen, self._seen + len(lengths))
         for variant, group in itertools.groupby(zip(numbers, lengths, strict=True), self._variant):
@@ -147,7 +149,7 @@ class _Variants:
 
 
 def _predicting(streamed: Streamed, positions: Sequence[int], lengths: Sequence[int]) -> Iterator[Floats]:
-    """The rows of all answers' positions, variant by variant, from batches that know nothing of either."""
+    """For each variant, the rows [positions, hidden] that predict the answers, from batches cut elsewhere."""
     rows, batches = np.empty((0, 0), np.float32), streamed.outputs()
     while True:
         picked = []

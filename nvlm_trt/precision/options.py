@@ -1,4 +1,4 @@
-"""How much of a comparison is done, and who is told how far it is."""
+"""How much of a comparison is done, and how its progress is reported."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from nvlm_trt.evaluate.run import Reporter
 __all__ = ["StageReporter", "StudyOptions"]
 
 StageReporter = Callable[[str], AbstractContextManager[Reporter]]
-"""Opens the progress of a stage, by its name."""
+"""Opens the progress report of a stage, given its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyOptions:
-    """``limit`` takes only the first questions, ``max_tokens`` None is the task's own. The first ``kl_questions`` and
-    ``layer_questions`` answers of the reference are followed; 0 leaves that part out. ``build_folder`` None is
-    ``OUT/build``."""
+    """``limit`` asks only the first questions; ``max_tokens`` None means the task's own. The first ``kl_questions``
+    answers of the reference are used for the divergence and the first ``layer_questions`` for the layers; 0 leaves that
+    part out. ``build_folder`` None means ``OUT/build``.
+    """
 
     limit: int | None = None
     max_tokens: int | None = None

@@ -1,7 +1,7 @@
-"""Every question as the decoder reads it, made once and kept: token ids, and the rows its pictures became.
+"""Every question as the decoder reads it, prepared once and stored: its token ids, and the rows of its pictures.
 
-Two files grow together, ``prompts.jsonl`` with a line for each question and ``rows.f32`` with the rows one after
-another. A kill may leave a torn line, or rows without one; both are cut off when the files are opened again.
+Two files grow together: ``prompts.jsonl`` with one line for each question, and ``rows.f32`` with the rows one after
+another. A kill may leave a torn line, or rows without a line; both are cut off when the files are opened again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Prompts", "StoredPrompt", "prepare_all"]
 
 @dataclass(frozen=True, slots=True)
 class StoredPrompt:
-    """``error`` is the code of what was wrong with the question; it has no ids then."""
+    """``ids`` are int32 [n] and ``rows`` float32 [m, hidden]; both are empty if there is an ``error``, a code."""
 
     sample_id: int | str
     ids: NDArray[np.int32]
@@ -39,7 +39,7 @@ class StoredPrompt:
 
 
 class Prompts:
-    """On disk, in the questions' order; rows are float32 [n, ``width``]."""
+    """All prompts, on disk, in the questions' order. Rows have ``width`` columns."""
 
     def __init__(self, folder: Path, width: int) -> None:
         """Raises ``BuildError`` E-BUILD-WRITE, E-BUILD-SPACE."""
@@ -117,9 +117,9 @@ def prepare_all(
     max_tokens: int,
     advanced: Callable[[int, int], None],
 ) -> None:
-    """Add those of ``samples`` that are missing. ``engine`` is asked for when there is something to encode.
+    """Add the ``samples`` that are missing. ``engine`` is called only if there are any.
 
-    ``advanced`` counts questions, and those added that cannot be asked.
+    ``advanced`` is called with the number of stored questions, and how many of the new ones cannot be asked.
     """
     if len(prompts) == len(samples):
         return
@@ -150,5 +150,5 @@ def _prepared(
 
 
 def _on_host(rows: Any) -> NDArray[np.float32]:
-    """Engines on CUDA give torch tensors."""
+    """As a numpy array; engines on CUDA return torch tensors."""
     return rows if isinstance(rows, np.ndarray) else np.asarray(rows.float().cpu())

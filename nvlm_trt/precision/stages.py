@@ -1,4 +1,4 @@
-"""The stages of a comparison, one after another: pictures, answers, answers followed, layers."""
+"""The stages of a comparison: pictures, answers, the reference's answers followed by every precision, layers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["Stages"]
 
 @dataclass(frozen=True)
 class Stages:
-    """Each stage keeps what it makes below ``out``, and goes on from there."""
+    """Each stage stores its results below ``out``, and resumes from what it finds there."""
 
     checkpoint: Checkpoint
     recipe: Recipe

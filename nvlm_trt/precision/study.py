@@ -1,4 +1,4 @@
-"""One checkpoint at several precisions, on the questions of one task: built, asked, followed, judged.
+"""Compare several precisions of one checkpoint on the questions of one task.
 
     OUT/build/                  what all precisions share, and each one's decoder checkpoint
     OUT/prompts/                every question as the decoder reads it: the vision half runs once
@@ -6,7 +6,7 @@
     OUT/forced/                 each precision at every step of the reference's answers
     OUT/precisions.json         the result
 
-Whatever is there from before is kept if it was made from the same things, and refused if it was not.
+What an earlier run left is kept if it was made from the same inputs, and refused if it was not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A point of a report as a recipe: what was measured, said in the words of ``build`` and ``plan``."""
+"""A point of a report as a recipe for ``build`` and ``plan``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["chosen_point", "recipe_of"]
 
 
 def chosen_point(points: Sequence[Point], name: str) -> Point:
-    """The point of that name; a configuration's name is enough where it was measured under one load, or to choose it.
+    """The point with that name. Of a configuration's name alone, its point with the first load.
 
     Raises ``UsageError`` E-REPORT-POINT.
     """

@@ -1,4 +1,4 @@
-"""What a measurement was made of, as far as it decides answers: two results belong together where this is the same."""
+"""What decides the answers of a deployment: two results belong together if their configurations are equal."""
 
 from __future__ import annotations
 

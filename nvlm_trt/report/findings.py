@@ -1,6 +1,6 @@
-"""The results that lie in a folder, and what else was looked at: a file is read, or it is said why not.
+"""The results in a folder. Every other file is listed with the reason why it was not read.
 
-A folder with a ``manifest.json`` is a deployment; it is named and not looked into. Links are not followed.
+A folder with a ``manifest.json`` is a deployment, which is listed and not searched. Links are not followed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from nvlm_trt.precision.result import PrecisionStudy, load_study
 
 __all__ = ["Findings", "PassedOver", "find_results"]
 
-# Every request lies in a file of its own beside a measurement; results themselves are some hundred kB.
+# Results have some hundred kB: the requests of a measurement lie in a file of their own.
 _LARGEST_BYTES = 64 << 20
 _NO_RESULT = "it holds no result of this program"
 
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
-    """``broken`` are those that should have been results."""
+    """A file that was not read. ``broken`` ones should have been results."""
 
     file: str
     reason: str
@@ -36,7 +36,7 @@ class PassedOver:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """By path below the folder, sorted."""
+    """Results by their path below ``folder``, sorted."""
 
     folder: str
     measurements: dict[str, Measurement] = field(default_factory=dict)

@@ -97,7 +97,7 @@ def marker(x: float, y: float, series: int, shape: int, *, chosen: bool = False)
 
 
 def with_title(text: str, *content: Markup | None, **attributes: object) -> Markup:
-    """A group that tells ``text`` where a pointer rests on it."""
+    """A group with ``text`` as its tooltip."""
     return tag("g", tag("title", text), content, **attributes)
 
 

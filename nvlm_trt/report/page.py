@@ -1,7 +1,7 @@
 """The page: one file, no script, nothing fetched.
 
-Its policy allows one style sheet, by hash, and nothing else: should a name in a result ever become markup, it could
-neither run, nor load, nor send anything.
+Its content security policy allows one style sheet, by hash, and nothing else. Even if a name in a result became markup,
+it could neither run, nor load, nor send anything.
 """
 
 from __future__ import annotations

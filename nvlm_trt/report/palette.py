@@ -1,4 +1,4 @@
-"""Which colour and shape stands for what, the same in every plot of a page, and the key that says so."""
+"""Which colour and shape stands for what in all plots of a page, and the legend."""
 
 from __future__ import annotations
 

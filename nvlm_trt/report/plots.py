@@ -1,5 +1,5 @@
-"""The plots of a page, each a function from values to one SVG. Every mark says its figures where a pointer rests on it,
-and every figure stands in a table as well."""
+"""The plots of a page, each a function from values to one SVG. Every mark shows its figures in a tooltip, and every
+figure is in a table as well."""
 
 from __future__ import annotations
 

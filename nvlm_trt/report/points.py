@@ -1,7 +1,7 @@
-"""Accuracy and latency of the same configuration, put together: pure.
+"""The accuracy and the latency of one configuration, joined.
 
-A point is one load on one configuration, with what the configuration scores on one task. Within a load, points that no
-other beats in both figures are the Pareto set.
+A point is one load on one configuration, with that configuration's score on one task. The points of a load that no
+other point beats in both figures are its Pareto set.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """``configuration`` is None for a score whose run was not told what answered."""
+    """``configuration`` is None for a score whose run was not told which deployment answered."""
 
     configuration: Configuration | None
     task: str
