@@ -33,15 +33,17 @@ _HARMLESS = {code: 0xFFFD for code in [*range(0x20), *range(0x7F, 0xA0)] if code
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="A picture; may be given again.",
+    help="A picture; may be repeated.",
 )
-@click.option("--stream", is_flag=True, help="Print the answer as it comes.")
-@click.option("--protocol", type=click.Choice(["grpc", "http"]), help="For a DIR grpc; for a URL what it says.")
-@click.option("--max-tokens", type=int, default=64, show_default=True, help="Tokens of the answer at most.")
+@click.option("--stream", is_flag=True, help="Print the answer as it arrives.")
+@click.option(
+    "--protocol", type=click.Choice(["grpc", "http"]), help="For a DIR, by default grpc; a URL names its own."
+)
+@click.option("--max-tokens", type=int, default=64, show_default=True, help="The most tokens of the answer.")
 @click.option("--temperature", type=float, help="0.01 and up; together with --top-k or --top-p.")
 @click.option("--top-k", type=int, help="1 is greedy, 0 no limit.")
 @click.option("--top-p", type=float, help="0 to 1; 1 is no limit.")
-@click.option("--seed", type=int, help="Of the sampling.")
+@click.option("--seed", type=int, help="Seed of the sampling.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="For a DIR: where its checkpoint lies now.")
 @output_options
 def ask(

@@ -36,16 +36,20 @@ def evaluate() -> None:
 @click.argument("task_name", metavar="TASK")
 @click.option("--data", "folder", required=True, type=_FILE, metavar="DIR", help="The data set's folder.")
 @click.option("--server", "url", required=True, metavar="URL", help="grpc://HOST:PORT or http://HOST:PORT.")
-@click.option("-o", "out", required=True, type=_FILE, metavar="PREFIX", help="What the answers' files begin with.")
 @click.option(
-    "--annotations", type=_FILE, metavar="FILE", help="The data set's records, under another name than usual."
+    "-o", "out", required=True, type=_FILE, metavar="PREFIX", help="What the names of the answer files begin with."
 )
 @click.option(
-    "--pictures", type=_FILE, metavar="DIR", help="Where the pictures are, if not below the data set's folder."
+    "--annotations", type=_FILE, metavar="FILE", help="The data set's records, if not under their usual name."
 )
-@click.option("--concurrency", type=click.IntRange(1, 256), default=8, show_default=True, help="Questions at once.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Of an answer; each task has its own default.")
-@click.option("--first-line", is_flag=True, help="Keep the first line of an answer, as the first reference script did.")
+@click.option("--pictures", type=_FILE, metavar="DIR", help="Where the pictures are, if not below --data.")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 256), default=8, show_default=True, help="Questions asked at once."
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(1), help="The most tokens of an answer; each task has its own default."
+)
+@click.option("--first-line", is_flag=True, help="Keep only an answer's first line, as the first reference script did.")
 @click.option(
     "--no-answer",
     type=click.Choice(["first", "random"]),
@@ -53,17 +57,22 @@ def evaluate() -> None:
     show_default=True,
     help="What a choice without a letter counts as (MMMU).",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of --no-answer random.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of --no-answer random.")
 @click.option(
-    "--partitions", "num_partitions", type=click.IntRange(1), default=1, show_default=True, help="Cut the data."
+    "--partitions",
+    "num_partitions",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How many parts the data are cut into.",
 )
-@click.option("--partition", type=click.IntRange(0), default=0, show_default=True, help="And ask this part, from 0.")
-@click.option("--limit", type=click.IntRange(1), help="Ask only so many questions, the first ones.")
+@click.option("--partition", type=click.IntRange(0), default=0, show_default=True, help="The part to ask, from 0.")
+@click.option("--limit", type=click.IntRange(1), help="Ask only this many questions, the first ones.")
 @click.option(
-    "--timeout", "timeout_s", type=float, default=300.0, show_default=True, help="Seconds without a sign of life."
+    "--timeout", "timeout_s", type=float, default=300.0, show_default=True, help="Seconds to wait for a sign of life."
 )
 @click.option(
-    "--deployment", "served", type=_FILE, metavar="DIR", help="What the server serves, for the report to join by."
+    "--deployment", "served", type=_FILE, metavar="DIR", help="The deployment that the server serves, for the report."
 )
 @output_options
 def run(
@@ -79,8 +88,8 @@ def run(
 ) -> None:
     """Ask the server all questions of TASK.
 
-    Answers are appended to PREFIX-TASK-dprank=0-partition=P.jsonl as they come; after an interruption the same command
-    goes on from there. Missing pictures and refused requests are kept as errors, counted, and asked again next time.
+    Answers are appended to PREFIX-TASK-dprank=0-partition=P.jsonl as they arrive; after an interruption the same
+    command resumes. Missing pictures and refused requests are recorded as errors, counted, and asked again next time.
     """
     from nvlm_trt.cli.eval_progress import eval_reporter
     from nvlm_trt.errors import UsageError
@@ -122,7 +131,7 @@ def run(
 @_STRICT
 @output_options
 def score(task_name: str, out: Path, truth_file: Path | None, strict: bool, output: Output) -> None:
-    """Judge a run's answers, and show them beside what was published.
+    """Judge a run's answers, and show the score beside the published ones.
 
     Reads what eval run or the reference's generation script wrote, and leaves PREFIX-TASK-merged.json, which the
     reference's evaluators read.

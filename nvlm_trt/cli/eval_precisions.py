@@ -19,7 +19,7 @@ _FILE = click.Path(path_type=Path)
 @click.argument("model", type=_FILE)
 @click.argument("task_name", metavar="TASK")
 @click.option("--data", "folder", required=True, type=_FILE, metavar="DIR", help="The data set's folder.")
-@click.option("-o", "out", required=True, type=_FILE, metavar="DIR", help="Where everything goes.")
+@click.option("-o", "out", required=True, type=_FILE, metavar="DIR", help="The folder for all results.")
 @click.option(
     "--precision",
     "names",
@@ -29,29 +29,37 @@ _FILE = click.Path(path_type=Path)
     metavar="P",
     help="bf16, fp8, fp8+kv, or with linears kept: fp8,exclude=PATTERN. The first is the reference.",
 )
-@click.option("--recipe", default="embedded", show_default=True, metavar="NAME", help="Prompt, calibration, sizes.")
-@click.option("--max-tiles", type=click.IntRange(1, 12), help="Most tiles of a picture; the recipe's unless given.")
-@click.option("--annotations", type=_FILE, metavar="FILE", help="The data set's records, under another name.")
-@click.option("--pictures", type=_FILE, metavar="DIR", help="Where the pictures are, if not with the data.")
-@click.option("--limit", type=click.IntRange(1), help="Ask only so many questions, the first ones.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Of an answer; each task has its own default.")
+@click.option(
+    "--recipe", default="embedded", show_default=True, metavar="NAME", help="Sets the prompt, calibration and sizes."
+)
+@click.option("--max-tiles", type=click.IntRange(1, 12), help="The most tiles of a picture; by default the recipe's.")
+@click.option(
+    "--annotations", type=_FILE, metavar="FILE", help="The data set's records, if not under their usual name."
+)
+@click.option("--pictures", type=_FILE, metavar="DIR", help="Where the pictures are, if not below --data.")
+@click.option("--limit", type=click.IntRange(1), help="Ask only this many questions, the first ones.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1), help="The most tokens of an answer; each task has its own default."
+)
 @click.option("--strict", is_flag=True, help="Judge as the metric is defined, not as the reference scripts do.")
 @click.option(
     "--kl-questions",
     type=click.IntRange(0),
     default=200,
     show_default=True,
-    help="Follow the reference's answers to so many questions token by token; 0 for none.",
+    help="Lead every precision through this many of the reference's answers; 0 for none.",
 )
 @click.option(
     "--layer-questions",
     type=click.IntRange(0),
     default=32,
     show_default=True,
-    help="Questions for the part of each layer; 0 leaves it out.",
+    help="Answers that the layers are compared on; 0 leaves the layers out.",
 )
-@click.option("--build", "build_folder", type=_FILE, metavar="DIR", help="Build there, to share it; else in -o.")
-@click.option("--threads", type=click.IntRange(1), help="Of the engines; all cores unless given.")
+@click.option(
+    "--build", "build_folder", type=_FILE, metavar="DIR", help="Build in this folder, to share it; by default below -o."
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads of the engines; by default all cores.")
 @dry_run_option
 @output_options
 def precisions(
@@ -68,10 +76,10 @@ def precisions(
     output: Output,
     **options: Any,
 ) -> None:
-    """Compare precisions of the checkpoint MODEL on TASK: score, equal tokens, divergence, the part of each layer.
+    """Compare precisions of the checkpoint MODEL on TASK: score, equal tokens, divergence, and the part of each layer.
 
-    Every precision is built, asked the same questions by the same embedded engine, and compared with the first. Run
-    again, it goes on where it was. Needs no server.
+    Every precision is built, asked the same questions on the same embedded engine, and compared with the first. An
+    interrupted comparison resumes when it is run again. Needs no server.
     """
     from nvlm_trt.checkpoint.registry import open_checkpoint
     from nvlm_trt.cli.eval_precisions_text import cost_text, study_text

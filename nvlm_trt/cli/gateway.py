@@ -19,10 +19,14 @@ __all__ = ["gateway"]
 @click.command()
 @click.argument("target", metavar="URL-or-DIR")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True, help="0 takes a free port.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="For a DIR: where its checkpoint lies now.")
 @click.option(
-    "--drain-s", type=click.FloatRange(0), default=5, show_default=True, help="Seconds to finish, at the end."
+    "--drain-s",
+    type=click.FloatRange(0),
+    default=5,
+    show_default=True,
+    help="Seconds that running answers get at shutdown.",
 )
 @gateway_options
 @telemetry_options
@@ -38,10 +42,10 @@ def gateway(
     dry_run: bool,
     output: Output,
 ) -> None:
-    """Speak OpenAI's HTTP API for a server, until Ctrl-C or SIGTERM.
+    """Serve OpenAI's HTTP API for a Triton server, until Ctrl-C or SIGTERM.
 
-    The server is a running one at grpc://HOST:PORT, or one of its own over the deployment in DIR, which nobody else
-    reaches.
+    The server is a running one at grpc://HOST:PORT, or is started for the deployment in DIR and can be reached by
+    nobody else.
     """
     settings = gateway(host, port)
     if dry_run:

@@ -29,18 +29,20 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     click.option(
         "--api-key-file",
         type=click.Path(path_type=Path),
-        help=f"Keys of which a client must send one, one a line. The variable {_KEYS} does the same.",
+        help=f"A file of API keys, one a line; clients must send one. The variable {_KEYS} does the same.",
     ),
     click.option("--tls-cert", type=click.Path(path_type=Path), help="Speak HTTPS with this certificate (PEM)."),
     click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's key (PEM)."),
     click.option("--allow-origin", multiple=True, metavar="ORIGIN", help="A site whose pages may call the API."),
-    click.option("--allow-image-host", multiple=True, metavar="NAME", help="A host to fetch pictures from, by https."),
-    click.option("--no-page", is_flag=True, help="Leave out the page at / that a browser can ask from."),
+    click.option(
+        "--allow-image-host", multiple=True, metavar="NAME", help="A host from which pictures may be fetched, by https."
+    ),
+    click.option("--no-page", is_flag=True, help="Leave out the web page at /."),
     click.option(
         "--limit",
         multiple=True,
         metavar="NAME=NUMBER",
-        help="Another limit than the default; docs/gateway.md lists them. May be given again.",
+        help="Change a limit; docs/gateway.md lists them. May be repeated.",
     ),
 )
 

@@ -30,7 +30,7 @@ def plan(
     answer_tokens: int | None,
     output: Output,
 ) -> None:
-    """Say what a recipe would make of MODEL: what fits, how quick, what the build costs, every choice and why.
+    """Say what a recipe would make of MODEL: what fits, how fast it runs, what the build costs, and why.
 
     MODEL is a checkpoint folder, or its config.json alone. Needs no GPU, reads no weights and writes nothing.
     """

@@ -28,11 +28,11 @@ _FILE = click.Path(path_type=Path)
     default="e2e_ms_p50",
     show_default=True,
     metavar="FIGURE",
-    help="What accuracy is shown against: ttft, tbt or e2e, then _ms_p50, _p90 or _p99.",
+    help="The latency to plot accuracy against: ttft, tbt or e2e, then _ms_p50, _p90 or _p99.",
 )
 @click.option("--choose", "name", metavar="POINT", help="Write this point of the page back as a recipe.")
-@click.option("--recipe", "recipe_file", type=_FILE, metavar="FILE.toml", help="Where the chosen recipe goes.")
-@click.option("--base", metavar="NAME", help="The recipe that is changed; the measured one's unless given.")
+@click.option("--recipe", "recipe_file", type=_FILE, metavar="FILE.toml", help="Write the recipe of --choose there.")
+@click.option("--base", metavar="NAME", help="The recipe to change; by default the one that was measured.")
 @output_options
 def report(
     folder: Path,

@@ -34,13 +34,15 @@ _STOP_S = 20.0
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--http-port", type=_PORT, default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--grpc-port", type=_PORT, default=8001, show_default=True, help="0 takes a free one.")
-@click.option("--metrics-port", type=_PORT, default=8002, show_default=True, help="0: a free one.")
-@click.option("--gateway-port", type=_PORT, default=9000, show_default=True, help="0: a free one.")
-@click.option("--no-gateway", is_flag=True, help="Triton's own doors alone, without OpenAI's API.")
+@click.option("--http-port", type=_PORT, default=8000, show_default=True, help="0 takes a free port.")
+@click.option("--grpc-port", type=_PORT, default=8001, show_default=True, help="0 takes a free port.")
+@click.option("--metrics-port", type=_PORT, default=8002, show_default=True, help="0 takes a free port.")
+@click.option("--gateway-port", type=_PORT, default=9000, show_default=True, help="0 takes a free port.")
+@click.option("--no-gateway", is_flag=True, help="Serve Triton alone, without OpenAI's API.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Where the checkpoint lies now, if it was moved.")
-@click.option("--container", is_flag=True, help="In the recipe's container; with --dry-run, print the command line.")
+@click.option(
+    "--container", is_flag=True, help="Run in the recipe's container; with --dry-run, print the command line."
+)
 @supervise_options
 @gateway_options
 @telemetry_options
@@ -61,10 +63,10 @@ def serve(
     dry_run: bool,
     output: Output,
 ) -> None:
-    """Serve the deployment in DIR with Triton, and with OpenAI's HTTP API before it, until Ctrl-C or SIGTERM.
+    """Serve the deployment in DIR with Triton, and with OpenAI's HTTP API in front, until Ctrl-C or SIGTERM.
 
-    What dies is started again. At the end no more questions are taken, and those that are being answered get their
-    time; a second signal cuts it short.
+    Whatever dies is restarted. At shutdown new questions are refused and running answers get time to finish; a second
+    signal ends them.
     """
     from nvlm_trt.pipeline.deployment import open_deployment
 
@@ -129,7 +131,7 @@ def _door(
     supervise: SuperviseChoice,
     output: Output,
 ) -> GatewayPart | None:
-    """Without its packages the door stays shut, and Triton is served all the same: that is what was there before it."""
+    """The gateway, or None if its packages are not installed: then Triton is served alone."""
     try:
         check_gateway_packages()
     except MissingToolError as error:

@@ -27,25 +27,47 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         type=click.IntRange(0, 65535),
         default=9001,
         show_default=True,
-        help="Where /health tells whether all of it serves. 0: a free one.",
+        help="Where /health says whether the service works. 0 takes a free port.",
     ),
     click.option(
-        "--drain-s", type=click.FloatRange(0), default=30, show_default=True, help="Seconds to finish, at the end."
+        "--drain-s",
+        type=click.FloatRange(0),
+        default=30,
+        show_default=True,
+        help="Seconds that running answers get at shutdown.",
     ),
-    click.option("--ask-every-s", type=_SECONDS, default=2, show_default=True, help="Between two questions to Triton."),
-    click.option("--ask-timeout-s", type=_SECONDS, default=5, show_default=True, help="Patience with their answers."),
-    click.option("--start-timeout-s", type=_SECONDS, default=120, show_default=True, help="Patience with one start."),
-    click.option("--max-failures", type=click.IntRange(1), default=5, show_default=True, help="Then it is given up."),
-    click.option("--failure-window-s", type=_SECONDS, default=600, show_default=True, help="In which they count."),
-    click.option("--json-log", is_flag=True, help="What is restarted is told as JSON, a line each."),
+    click.option(
+        "--ask-every-s",
+        type=_SECONDS,
+        default=2,
+        show_default=True,
+        help="Seconds between two health questions to Triton.",
+    ),
+    click.option(
+        "--ask-timeout-s", type=_SECONDS, default=5, show_default=True, help="Seconds to wait for the answer."
+    ),
+    click.option(
+        "--start-timeout-s", type=_SECONDS, default=120, show_default=True, help="Seconds that a start may take."
+    ),
+    click.option(
+        "--max-failures",
+        type=click.IntRange(1),
+        default=5,
+        show_default=True,
+        help="Give up after this many failures ...",
+    ),
+    click.option(
+        "--failure-window-s", type=_SECONDS, default=600, show_default=True, help="... within this many seconds."
+    ),
+    click.option("--json-log", is_flag=True, help="Log restarts and other events as JSON, one a line."),
     click.option(
         "--triton-nice",
         type=click.IntRange(0, 19),
         default=0,
         show_default=True,
-        help="How far Triton gives way to the gateway and all else on its cores, as in nice(1).",
+        help="How far Triton gives way to everything else on its cores, as in nice(1).",
     ),
-    click.option("--server-log", type=click.Path(path_type=Path), help="Triton's log, if it is to be kept."),
+    click.option("--server-log", type=click.Path(path_type=Path), help="Keep Triton's log in this file."),
 )
 
 

@@ -26,14 +26,14 @@ def telemetry_options(command: F) -> F:
         type=click.Path(path_type=Path),
         envvar=REQUEST_LOG,
         show_envvar=True,
-        help="Append a line of JSON here for what each part of the server did for a request.",
+        help="Append a line of JSON to this file for what each part of the server did for a request.",
     )
     @click.option(
         "--otlp-traces-endpoint",
         metavar="URL",
         envvar=TRACES_ENDPOINT,
         show_envvar=True,
-        help="Send OpenTelemetry traces of requests here, by OTLP over HTTP.",
+        help="Send OpenTelemetry traces of requests to this address, by OTLP over HTTP.",
     )
     @functools.wraps(command)
     def wrapped(*args: Any, request_log: Path | None, otlp_traces_endpoint: str | None, **kwargs: Any) -> Any:

@@ -21,14 +21,14 @@ __all__ = ["verify"]
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    help="Read this checkpoint too: is it the one that the deployment was built from?",
+    help="Also check that this is the checkpoint that was built from.",
 )
 @output_options
 @click.pass_context
 def verify(context: click.Context, folder: Path, checkpoint: Path | None, output: Output) -> None:
     """Read every file of the deployment in DIR and compare it with what was built.
 
-    One changed byte is found and its file named; the exit code is then 6.
+    A single changed byte is found and its file named; the exit code is then 6.
     """
     from nvlm_trt.cli.progress import reading_reporter
     from nvlm_trt.pipeline.verification import verify as run_verify
