@@ -24,7 +24,7 @@ GATEWAY = {
 }
 SUPERVISE = {
     *("--health-port", "--ask-every-s", "--ask-timeout-s", "--start-timeout-s", "--max-failures", "--failure-window-s"),
-    *("--json-log", "--server-log"),
+    *("--triton-nice", "--json-log", "--server-log"),
 }
 TREE = {
     "doctor": {"--json", "--quiet"},
