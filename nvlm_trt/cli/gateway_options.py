@@ -160,6 +160,6 @@ def _limits(given: tuple[str, ...]) -> Limits:
             values[name] = type(defaults[name])(number)
         except (KeyError, ValueError):
             raise UsageError(
-                "E-USAGE-LIMIT", f"{text[:60]!r} is no limit.", f"NAME=NUMBER, of {', '.join(defaults)}."
+                "E-USAGE-LIMIT", f"{text[:60]!r} is not a limit.", f"NAME=NUMBER, of {', '.join(defaults)}."
             ) from None
     return Limits(**values)

@@ -99,7 +99,7 @@ def _write_recipe(points: list[Point], name: str, base: str | None, figure: str,
     if base is None:
         raise UsageError(
             "E-REPORT-POINT",
-            f"{point.name} was measured with {measured.recipe if measured else '?'!r}, which is no shipped recipe.",
+            f"{point.name} was measured with {measured.recipe if measured else '?'!r}, which is not a shipped recipe.",
             "Name the file it was built from, or another recipe, with --base.",
         )
     text = write_draft(recipe_of(point, read_draft(base), figure))

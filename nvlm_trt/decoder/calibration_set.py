@@ -65,7 +65,7 @@ def _read_line(file: Path, number: int, line: str) -> CalibrationPrompt:
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict) or not isinstance(data.get("prompt"), str):
-        raise refused(file, number, 'is no JSON object with a text under "prompt"')
+        raise refused(file, number, 'is not a JSON object with a text under "prompt"')
     unknown = sorted(data.keys() - {"prompt", "images"})
     if unknown:
         raise refused(file, number, f"has the unknown key {unknown[0]!r}")

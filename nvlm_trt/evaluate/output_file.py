@@ -103,7 +103,7 @@ def parse_lines(name: str, data: bytes) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             raise bad_output(name, number, "it is not JSON") from None
         if not isinstance(record, dict) or not isinstance(record.get("sample_id"), int | str):
-            raise bad_output(name, number, 'it is no JSON object with a "sample_id"')
+            raise bad_output(name, number, 'it is not a JSON object with a "sample_id"')
         records.append(record)
     return records
 

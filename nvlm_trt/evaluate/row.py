@@ -31,14 +31,14 @@ class Row:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str) or not value.strip():
-            raise self.error(key, "is no text")
+            raise self.error(key, "is not a text")
         return value
 
     def texts(self, key: str) -> list[str]:
         """A list of texts, at least one."""
         value = self.data.get(key)
         if not isinstance(value, list) or not value:
-            raise self.error(key, "is no list of texts")
+            raise self.error(key, "is not a list of texts")
         return [Row(self.file, self.number, {key: item}).text(key) for item in value]
 
     def text_or_texts(self, key: str) -> list[str]:
@@ -47,7 +47,7 @@ class Row:
     def id(self, key: str) -> int | str:
         value = self.data.get(key)
         if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-            raise self.error(key, "is no number and no text")
+            raise self.error(key, "is neither a number nor a text")
         return value
 
     def picture(self, key: str) -> str:
@@ -106,7 +106,7 @@ def rows_of_lines(file: Path) -> list[Row]:
 
 def _row(file: Path, number: int, item: Any) -> Row:
     if not isinstance(item, dict):
-        raise bad_data(file.name, number, "it is no JSON object")
+        raise bad_data(file.name, number, "it is not a JSON object")
     return Row(file.name, number, item)
 
 

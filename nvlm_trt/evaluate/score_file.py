@@ -50,6 +50,6 @@ def load_score(file: Path) -> ScoreFile:
     except BadForm as why:
         raise UsageError(
             "E-EVAL-OUTPUT",
-            f"{file.name} is no score of this version: {why}.",
+            f"{file.name} is not a score of this version: {why}.",
             "Score again: nvlm-trt eval score --json",
         ) from None

@@ -179,7 +179,7 @@ def _check(task: Task, record: Record, file: str, line: int) -> None:
             truth = task.truths is not None and key in ("gt_answer", "ground_truth")
             raise bad_output(file, line, f'"{key}" is missing' + ("; give --ground-truth" if truth else ""))
     if not isinstance(record[task.answer_key], str):
-        raise bad_output(file, line, f'"{task.answer_key}" is no text')
+        raise bad_output(file, line, f'"{task.answer_key}" is not a text')
     truths = record.get("gt_answer", record.get("ground_truth"))
     if not isinstance(truths, str) and not _texts(truths):
         raise bad_output(file, line, "its right answers are no list of texts")

@@ -94,7 +94,7 @@ def _items(
             case _:
                 raise Refusal(
                     "E-PARAM-TYPE",
-                    f"{where} is no part that is read here.",
+                    f"{where} is not a part that is supported here.",
                     "Parts are {type: text, text} and, of a user, {type: image_url, image_url: {url, detail}}.",
                     param=where,
                 )

@@ -36,7 +36,7 @@ def about(param: str) -> Iterator[None]:
 
 def no_such_model(name: str) -> Refusal:
     """``name`` is the one there is."""
-    what = "There is no model of that name here."
+    what = "There is no model with that name here."
     return Refusal("E-DOOR-MODEL", what, f"Ask for {name!r}.", param="model", status=404)
 
 

@@ -8,7 +8,7 @@ __all__ = ["bad_mix", "bad_result", "bad_trace"]
 
 
 def bad_mix(name: str, why: str) -> UsageError:
-    return UsageError("E-LOAD-MIX", f"{name} is no mix of requests: {why}.", "docs/latency.md shows one.")
+    return UsageError("E-LOAD-MIX", f"{name} is not a mix of requests: {why}.", "docs/latency.md shows one.")
 
 
 def bad_trace(name: str, line: int, why: str) -> UsageError:
@@ -16,5 +16,5 @@ def bad_trace(name: str, line: int, why: str) -> UsageError:
 
 
 def bad_result(name: str, why: str) -> UsageError:
-    what = f"{name} is no latency measurement of this version: {why}."
+    what = f"{name} is not a latency measurement of this version: {why}."
     return UsageError("E-LOAD-RESULT", what, "Measure again: python calibration/latency.py run")

@@ -22,7 +22,7 @@ def read_objective(text: str) -> dict[Literal["ttft", "tbt", "e2e"], float]:
     for part in text.split(",") if text else ():
         found = _LIMIT.fullmatch(part.strip())
         if not found or found[1] in limits or not float(found[2]):
-            what = f"{part.strip()!r} is no limit, or a second one."
+            what = f"{part.strip()!r} is not a limit, or is given twice."
             raise UsageError("E-LOAD-OBJECTIVE", what, "Write limits as ttft=500ms,tbt=50ms,e2e=5s.")
         limits[found[1]] = float(found[2]) * (1000 if found[3] == "s" else 1)  # type: ignore[index]
     return limits

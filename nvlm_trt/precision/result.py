@@ -139,6 +139,6 @@ def load_study(file: Path) -> PrecisionStudy:
     except BadForm as why:
         raise UsageError(
             "E-EVAL-OUTPUT",
-            f"{file.name} is no comparison of precisions of this version: {why}.",
+            f"{file.name} is not a comparison of precisions of this version: {why}.",
             "Compare again: nvlm-trt eval precisions",
         ) from None

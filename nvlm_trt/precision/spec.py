@@ -68,7 +68,7 @@ def parse_precision(text: str) -> DecoderPrecision:
         raise _refused(f"{text!r} begins with none of {', '.join(_HEADS)}")
     patterns = [option.removeprefix(_EXCLUDE) for option in options]
     if not all(option.startswith(_EXCLUDE) and pattern for option, pattern in zip(options, patterns, strict=True)):
-        raise _refused(f"{text!r} has something after its comma that is no {_EXCLUDE}PATTERN")
+        raise _refused(f"{text!r} has something after its comma that is not {_EXCLUDE}PATTERN")
     quantization, kv_cache = _HEADS[head]
     if patterns and quantization == "none":
         raise _refused(f"{text!r} excludes linears where none is quantised")

@@ -31,7 +31,7 @@ class TelemetrySettings:
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise UsageError(
                     "E-USAGE-TRACES",
-                    f"{self.traces_endpoint[:200]!r} is no address that traces can be sent to.",
+                    f"{self.traces_endpoint[:200]!r} is not an address that traces can be sent to.",
                     "Give the collector's, such as http://127.0.0.1:4318/v1/traces.",
                 )
 

@@ -52,7 +52,7 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
         "gives dtype twice",
     ),
     "metadata that is no object": (file_bytes({"__metadata__": [1]}), "__metadata__"),
-    "metadata that is no text": (file_bytes({"__metadata__": {"a": 1}}), "__metadata__"),
+    "metadata that is not a text": (file_bytes({"__metadata__": {"a": 1}}), "__metadata__"),
     "entry that is a number": (file_bytes({"a": 3}), "tensor a needs dtype"),
     "entry without a shape": (file_bytes({"a": {"dtype": "U8", "data_offsets": [0, 0]}}), "tensor a needs dtype"),
     "entry with a key more": (file_bytes({"a": {**TWO["a"], "more": 1}}, bytes(4)), "nothing else"),

@@ -130,10 +130,10 @@ def test_errors_score_nothing_even_where_silence_is_right(tmp_path):
     ("line", "why"),
     [
         ("{", "line 2: it is not JSON"),
-        ("7", 'line 2: it is no JSON object with a "sample_id"'),
+        ("7", 'line 2: it is not a JSON object with a "sample_id"'),
         ('{"sample_id": 2, "answer": "x"}', 'line 2: "gt_answer" is missing'),
         ('{"sample_id": 2, "gt_answer": ["x"]}', 'line 2: "answer" is missing'),
-        ('{"sample_id": 2, "answer": 7, "gt_answer": ["x"]}', 'line 2: "answer" is no text'),
+        ('{"sample_id": 2, "answer": 7, "gt_answer": ["x"]}', 'line 2: "answer" is not a text'),
         ('{"sample_id": 2, "answer": "x", "gt_answer": []}', "line 2: its right answers"),
         ('{"sample_id": 2, "answer": "x", "gt_answer": [7]}', "line 2: its right answers"),
     ],

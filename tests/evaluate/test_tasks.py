@@ -163,7 +163,7 @@ def test_a_record_number_is_right_and_numbers_are_taken_as_texts(tmp_path):
     data = read_data_set(find_task("ChartQA"), write(tmp_path, "ChartQA", [good]))
     assert data.samples[0].fields["gt_answer"] == ["12"]
     write(tmp_path, "ChartQA", [good, good, {**good, "label": [1]}])
-    with pytest.raises(UsageError, match=r'chartqa.json, record 3: "label" is no text'):
+    with pytest.raises(UsageError, match=r'chartqa.json, record 3: "label" is not a text'):
         read_data_set(find_task("ChartQA"), tmp_path)
 
 

@@ -54,11 +54,11 @@ class RankFile:
         tensors: dict[str, TensorRef] = {}
         for name, value in model.items():
             if not isinstance(name, str):
-                raise self._foreign("its model has a key that is no text")
+                raise self._foreign("its model has a key that is not a text")
             if name.endswith(_EXTRA_STATE):
                 continue
             if not isinstance(value, TensorRef):
-                raise self._foreign(f"{shown(name)} is no tensor")
+                raise self._foreign(f"{shown(name)} is not a tensor")
             if value.dtype not in _FLOATS:
                 raise CheckpointError(
                     "E-CKPT-DTYPE",

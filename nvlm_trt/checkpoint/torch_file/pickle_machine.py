@@ -196,14 +196,14 @@ class _Machine:
             case list() as target:
                 target.extend(items)
             case target if target is not OPAQUE:
-                self._reject("it appends to something that is no list")
+                self._reject("it appends to something that is not a list")
 
     def _update(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if target is OPAQUE:
             return
         if not isinstance(target, dict) or len(items) % 2:
-            self._reject("it sets items of something that is no dict")
+            self._reject("it sets items of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Other keys may be costly to hash, and no key of weights is of another kind.
             target[key if isinstance(key, (str, int, float, type(None))) else OPAQUE] = value
@@ -225,14 +225,14 @@ class _Machine:
         if named == _PARAMETER and arguments and isinstance(arguments[0], TensorRef):
             return arguments[0]
         if named in _GETATTR and [type(argument) for argument in arguments] != [Global, str]:
-            self._reject("it asks for an attribute of something that is no class")
+            self._reject("it asks for an attribute of something that is not a class")
         return OPAQUE
 
     def _storage(self, reference: Any) -> Any:
         match reference:
             case ("storage", Global("torch", kind), str(key), str(), int(count)) if 0 <= count < _MAX_COUNT:
                 return StorageRef(STORAGE_DTYPES[kind], key, count) if kind in STORAGE_DTYPES else OPAQUE
-        self._reject("it refers to something that is no storage")
+        self._reject("it refers to something that is not a storage")
 
     def _tensor(self, arguments: tuple[Any, ...]) -> Any:
         match arguments[:4]:

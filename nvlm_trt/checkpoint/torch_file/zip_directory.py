@@ -46,7 +46,7 @@ class ZipDirectory:
         self._label = label
         if os.pread(file.fileno(), len(_LOCAL_MAGIC), 0) != _LOCAL_MAGIC:
             self._reject(
-                "it is no archive of torch.save, or one of torch before 1.6, which is not read",
+                "it is not an archive of torch.save, or one of torch before 1.6, which is not supported",
                 "Compare the file's size with its source's. An old file can be loaded with torch and saved again.",
             )
         try:

@@ -48,7 +48,7 @@ def _options(row: Row) -> list[str]:
     try:
         spelt = ast.literal_eval(row.text("options"))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise row.error("options", "is no list of texts") from None
+        raise row.error("options", "is not a list of texts") from None
     return Row(row.file, row.number, {"options": spelt}).texts("options")
 
 
@@ -77,7 +77,7 @@ def _truths(file: Path) -> Mapping[int | str, Mapping[str, Any]]:
     rows = {key: Row(file.name, number, {"answer": item}) for number, (key, item) in enumerate(content.items(), 1)}
     for row in rows.values():
         if not isinstance(row.data["answer"], dict):
-            raise row.error("answer", "is no JSON object")
+            raise row.error("answer", "is not a JSON object")
     read = {key: Row(row.file, row.number, row.data["answer"]) for key, row in rows.items()}
     return {
         key: {"gt_answer": row.text_or_texts("ground_truth"), "question_type": row.text("question_type")}

@@ -163,12 +163,12 @@ FAULTS: dict[str, tuple[Spoil, str, str]] = {
     "a nested model": (
         saved(lambda state: state.update(model={"language_model": state["model"]})),
         "E-CKPT-TENSOR",
-        "language_model is no tensor",
+        "language_model is not a tensor",
     ),
     "a key of another kind": (
         tensors(lambda model: model.update({("x", 1): torch.zeros(1)})),
         "E-CKPT-TENSOR",
-        "a key that is no text",
+        "a key that is not a text",
     ),
     "a missing tensor": (
         tensors(lambda model: model.pop(FC2)),
