@@ -116,7 +116,7 @@ class CodeWriter:
         return self.b.select(self.b.icmp_signed("<", one, other), one, other)
 
     def pieces(self, count: Any, most: int) -> Any:
-        """Into how many parts of at most so many a count falls."""
+        """The number of parts of at most ``most`` that ``count`` divides into."""
         return self.b.udiv(self.b.add(count, self.size(most - 1)), self.size(most))
 
     def vector(self, kind: Any, length: int) -> Any:

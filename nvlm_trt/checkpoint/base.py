@@ -62,7 +62,7 @@ class Checkpoint(Protocol):
         """A read-only array, dtype ``ml_dtypes.bfloat16``, ``float32`` or ``float16`` as stored."""
 
     def drop_pages(self, name: str) -> None:
-        """Let go of the memory that reading the tensor has filled. Views of it stay valid and are read anew."""
+        """Release the memory that reading the tensor has filled. Views stay valid and are read from disk again."""
 
     def fingerprint(self) -> str:
         """SHA-256 in hex that tells this checkpoint from others without reading it whole; the same wherever it lies."""

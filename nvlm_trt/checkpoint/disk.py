@@ -41,7 +41,7 @@ def partial_path(path: Path) -> Path:
 
 
 def write_beside(path: Path, data: bytes) -> None:
-    """Write the file beside its place, and to disk."""
+    """Write the file under its temporary name, and sync it to disk."""
     with writing(path.name), partial_path(path).open("wb") as file:
         file.write(data)
         file.flush()

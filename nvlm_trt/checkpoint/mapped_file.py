@@ -52,7 +52,7 @@ class MappedFile:
         return np.ndarray(shape, dtype, self._mapped(), offset, strides_bytes)
 
     def drop_pages(self, offset: int, nbytes: int) -> None:
-        """Give back the pages of these bytes and those that begin or end among them; they are read anew when needed."""
+        """Release the pages that hold any of these bytes; they are read from disk again when needed."""
         if self._map is None or nbytes == 0:
             return
         begin = offset - offset % mmap.PAGESIZE

@@ -174,7 +174,7 @@ def stop_request(request_id: str) -> Any:
 
 
 def measure_request(values: Mapping[str, Any], request_id: str) -> Any:
-    """Of ``preprocessing`` alone, and only what tells of the prompt: the tiles stay where they are."""
+    """A request to ``preprocessing`` alone, for the facts about the prompt and not for its tiles."""
     return write_request("preprocessing", request_id, values, outputs=FACTS)
 
 
@@ -201,7 +201,7 @@ def read_chunk(response: Any) -> Chunk:
 
 
 def grpc_failure(error: grpc.RpcError, url: str, timeout_s: float) -> NvlmError:
-    """What a call to ``url`` that was given ``timeout_s`` seconds failed of."""
+    """The error of a call to ``url`` that had ``timeout_s`` seconds."""
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("in ensemble"):
         return lost(details) if "reset" in details.lower() else unreachable(url, details)

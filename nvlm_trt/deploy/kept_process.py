@@ -1,7 +1,7 @@
-"""A program under its keeper: started, told to stop, ended with all that it started.
+"""A program under its keeper: it is started, told to stop, and ended together with everything that it started.
 
-The keeper (``nvlm_trt/keeper.py``) is what the operating system sees as the child; it ends with the program, after
-everything that the program left.
+The operating system's child is the keeper (``nvlm_trt/keeper.py``), which ends after the program and everything that
+the program left.
 """
 
 from __future__ import annotations

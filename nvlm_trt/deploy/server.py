@@ -1,6 +1,6 @@
-"""A Triton server over a deployment, from start to the last trace of it, for programs that need no supervisor.
+"""A Triton server over a deployment, from its start until nothing of it is left, for programs without a supervisor.
 
-Starts are known to die of a signal or to hang now and then on a busy machine; such a one is ended and tried once more.
+On a busy machine a start is known to hang or to die of a signal now and then; it is then ended and tried once more.
 """
 
 from __future__ import annotations

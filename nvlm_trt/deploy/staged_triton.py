@@ -33,11 +33,11 @@ _SEE_LOG = "The server's log says more; it is kept beside the deployment unless 
 
 
 class BadStart(ServerError):
-    """A start that may succeed the next time: Triton is known to hang or to die of a signal now and then."""
+    """A failed start that may succeed the next time: Triton is known to hang or to die of a signal now and then."""
 
 
 class StartAborted(Exception):
-    """Nobody wants it any more."""
+    """The start is no longer wanted."""
 
 
 class StagedTriton:
@@ -138,7 +138,7 @@ class StagedTriton:
             raise
 
     def ask(self, timeout_s: float) -> None:
-        """Have the whole ensemble answer a question of one token. Raises the ``NvlmError`` it fails of."""
+        """Have the whole ensemble answer a one-token question. Raises the ``NvlmError`` with which that fails."""
         # A question abandoned costs a token. Stopping it would cost a hung server's watcher as long again.
         with HttpClient(self.address.http_url, timeout_s, stops=False) as client:
             client.ask("Hello", options=_PROBE)

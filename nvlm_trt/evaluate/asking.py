@@ -1,4 +1,4 @@
-"""Ask many questions at once, so many and no more, and lose no answer when one of them fails."""
+"""Ask a bounded number of questions at once, and lose no answer when one of them fails."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ R = TypeVar("R")
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], concurrency: int) -> Iterator[tuple[T, R]]:
-    """Results as they come, of at most ``concurrency`` calls at a time.
+    """Items with their results, in the order in which calls of ``work`` end; at most ``concurrency`` run at a time.
 
-    After the first exception no call is begun; those under way are waited for and their results given, then it is
-    raised.
+    After the first exception no further call begins. The results of the running calls are still yielded, and then the
+    exception is raised.
     """
     waiting = iter(items)
     failure: BaseException | None = None

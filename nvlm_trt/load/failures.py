@@ -1,4 +1,4 @@
-"""What can be wrong with what a measurement is told to do."""
+"""What can be wrong with a measurement's input, as errors of our tree."""
 
 from __future__ import annotations
 

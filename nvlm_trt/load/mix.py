@@ -1,10 +1,10 @@
 """What is asked under load: kinds of requests, each with its share, its pictures and its lengths. A TOML file.
 
-    distinct = 64                      # optional: so many different requests, asked again and again
+    distinct = 64                      # optional: this many different requests, asked again and again
 
     [[request]]
     share = 3                          # shares need not add up to anything
-    pictures = ["1344x896", "448x448"] # one is drawn: a size, painted anew for each request, or a file beside the mix
+    pictures = ["1344x896", "448x448"] # one is drawn: a size, painted for the request, or a file beside the mix
     prompt_tokens = [16, 64]           # drawn from this range, ends included; or one number
     answer_tokens = 64
 

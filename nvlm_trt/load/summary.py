@@ -15,18 +15,18 @@ from nvlm_trt.load.run_log import RunEnd, RunStart
 
 __all__ = ["distribution", "summarize_run", "summarize_runs"]
 
-# How late the generator may be, at these percentiles: so many milliseconds, or this share of the time to the first
-# token at the same percentile. A pause of a virtual machine now and then is in the tail, and shown; a generator that is
-# late as a rule, or whose pauses make most of the tail, has measured itself.
+# How late the generator may be at these percentiles: this many milliseconds, or this share of the time to the first
+# token at the same percentile. An occasional pause of a virtual machine shows in the tail; a generator that is usually
+# late, or whose pauses make up most of the tail, has measured itself.
 _LATENESS = (("p90", 5.0, 0.1), ("p99", 20.0, 0.5))
-# What load does to a server that is well. Any other failure means that it was not, or was not asked what was meant.
+# What load does to a healthy server. Any other failure means that the server was ill or the request wrong.
 _OF_LOAD = ("E-BUSY-", "E-SERVER-TIMEOUT", "HTTP-429", "HTTP-503")
 _TIMES = ("ttft_ms", "tbt_ms", "gap_ms", "e2e_ms")
 _RATES = ("completed_per_s", "output_tokens_per_s", "good_per_s")
 
 
 def distribution(values: Iterable[float | None]) -> Distribution | None:
-    """Of those that are not None; None if none is left."""
+    """The distribution of the values that are not None, or None if there are none."""
     known = np.array([value for value in values if value is not None], np.float64)
     if not known.size:
         return None
@@ -38,7 +38,7 @@ def distribution(values: Iterable[float | None]) -> Distribution | None:
 def summarize_run(
     start: RunStart, records: Sequence[Record], end: RunEnd, check: Check | None, objective: Objective
 ) -> Run:
-    """Times are of completed requests alone; how many failed, and of what, stands beside them."""
+    """The figures of one run. Times are those of completed requests; failed ones are counted by code."""
     whole = [record for record in records if record.code is None]
     errors = Counter(record.code for record in records if record.code is not None)
     seconds = _seconds(records)
@@ -86,7 +86,7 @@ def summarize_run(
 
 
 def summarize_runs(runs: Sequence[Run]) -> dict[str, Spread]:
-    """Over the valid ones."""
+    """The spread of each figure over the valid runs."""
     figures: dict[str, list[float]] = {}
     for run in runs:
         if run.valid:

@@ -105,7 +105,7 @@ class TilingConfig:
         return self.max_tiles + int(self.use_thumbnail and self.max_tiles > 1)
 
     def limited(self, max_tiles: int | None) -> TilingConfig:
-        """With at most so many tiles; None changes nothing."""
+        """The same tiling with at most ``max_tiles`` tiles; None changes nothing."""
         if max_tiles is None:
             return self
         return dataclasses.replace(self, max_tiles=max(self.min_tiles, min(self.max_tiles, max_tiles)))
@@ -119,7 +119,7 @@ class NvlmConfig:
     dtype: str
 
     def limited(self, max_tiles: int | None) -> NvlmConfig:
-        """With at most so many tiles of a picture; None changes nothing."""
+        """The same config with at most ``max_tiles`` tiles for a picture; None changes nothing."""
         return dataclasses.replace(self, tiling=self.tiling.limited(max_tiles))
 
     @classmethod

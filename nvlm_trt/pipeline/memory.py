@@ -29,6 +29,6 @@ def process_memory() -> ProcessMemory:
 
 
 def reset_peak() -> None:
-    """Start the peak anew, so that each step has its own. Without the right to do so the peak is the process's."""
+    """Reset the peak, so that each step has its own. Without the permission for it the peak remains the process's."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -128,7 +128,7 @@ def _vision_calibration(
 
 
 def _side_bytes(config: NvlmConfig, tensors: list[TensorSpec], recipe: VisionRecipe) -> int:
-    """Tensors that are stored in another dtype than the graph's, or with dummy heads, are written anew."""
+    """Bytes of the tensors that are rewritten, because of their dtype or their dummy heads."""
     vision, item = config.vision, ITEM_BYTES[recipe.dtype]
     width = vision.num_heads * vision.head_dim
     in_fp8 = vision_fp8_elements(config, recipe)

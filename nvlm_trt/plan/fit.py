@@ -29,7 +29,7 @@ class Fit:
 
 
 def fits(config: NvlmConfig, draft: RecipeDraft, workload: Workload) -> tuple[Fit, ...]:
-    """Sizes are chosen anew for each line, as "auto" would. Sizes that the decoder cannot be cut into are left out."""
+    """One line for each GPU model and ``tp`` that the decoder can be cut into, with sizes chosen as by "auto"."""
     lines = []
     for gpu in GPUS.values():
         for tp in get_args(TensorParallel):

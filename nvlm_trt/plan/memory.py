@@ -72,11 +72,11 @@ class GpuMemory:
 
     @property
     def kv_tokens(self) -> int:
-        """Whole blocks."""
+        """How many tokens the KV cache holds, in whole blocks."""
         return max(0, self.kv_bytes // self.kv_bytes_per_token // TOKENS_PER_BLOCK * TOKENS_PER_BLOCK)
 
     def requests(self, tokens: int) -> int:
-        """Requests of so many tokens that hold their KV cache at once."""
+        """How many requests of ``tokens`` tokens fit the KV cache at once."""
         blocks = -(-tokens // TOKENS_PER_BLOCK)
         return self.kv_tokens // (blocks * TOKENS_PER_BLOCK)
 

@@ -54,7 +54,7 @@ def resolve(draft: RecipeDraft, config: NvlmConfig) -> Recipe:
 
 
 def sized(draft: RecipeDraft, config: NvlmConfig, gpu: GpuModel, tp: int) -> Recipe | None:
-    """The draft for so many GPUs of a model, whatever it names itself; None when not one usual request fits."""
+    """The draft for ``tp`` GPUs of this model, instead of its own; None if not even one usual request fits."""
     tokens, wanted = workload_of(draft).total_tokens(config), draft.decoder.max_batch_size
     least = smallest(draft, tp)
     for batch_size in _candidates() if wanted == "auto" else [wanted]:

@@ -114,7 +114,7 @@ class _Pass:
         return total
 
     def step_s(self, requests: int, context: int) -> float:
-        """One token for each of so many requests, which hold ``context`` tokens each."""
+        """Seconds of a step that generates one token for each of ``requests``, which hold ``context`` tokens each."""
         total = 0.0
         for stage, weights in enumerate(self._stages()):
             cache = requests * context * stage_kv_bytes_per_token(self.config, self.recipe, stage)

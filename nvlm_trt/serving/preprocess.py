@@ -63,7 +63,7 @@ class Prepared:
     request_key: int
 
     def facts(self) -> dict[str, int]:
-        """What a log or a trace tells of it."""
+        """The facts for the log and the trace."""
         return {"pictures": len(self.grids), "tiles": len(self.tiles), "prompt_tokens": self.input_ids.size}
 
 

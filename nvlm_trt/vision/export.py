@@ -120,7 +120,7 @@ def export_vision(
 
 
 def _pointed_dtype(info: TensorInfo, shape: tuple[int, ...], dtype: GraphDtype) -> GraphDtype | None:
-    """The dtype in which the graph can use the tensor where it lies; nothing when it must be written anew."""
+    """The dtype in which the graph can use the tensor where it lies, or None if it must be rewritten."""
     if info.place is None or info.shape != shape:  # lies in parts; dummy heads
         return None
     if info.dtype == SAFETENSORS_DTYPE[dtype]:
