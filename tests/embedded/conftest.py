@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from nvlm_trt.embedded.in_flight import InFlightEngine
 from nvlm_trt.embedded.scheduler import Limits
 from tests.embedded.decoder_folder import write_decoder_folder
 from tests.embedded.stepped import Stepped, pool_over
+from tests.torch_threads import one_torch_thread
 
 
 @pytest.fixture(scope="session")
@@ -19,12 +19,9 @@ def decoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="package")
-def one_torch_thread() -> Iterator[None]:
-    """The reference's tensors are tiny: a second thread only waits, and on a busy machine for long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def one_thread() -> Iterator[None]:
+    with one_torch_thread():
+        yield
 
 
 @pytest.fixture

@@ -22,16 +22,15 @@ from nvlm_trt.mini.lesson import take_lesson
 from nvlm_trt.mini.model import MiniNvlm
 from nvlm_trt.mini.muon import Muon
 from nvlm_trt.mini.trainer import Plan, Trainer
+from tests.torch_threads import one_torch_thread
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_torch_thread():
+        yield
 
 
 class Here:

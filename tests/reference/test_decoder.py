@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,15 +11,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from nvlm_trt.reference.decoder import ReferenceDecoder
 from tests.embedded.decoder_folder import CONFIG, picture_prompt, write_decoder_folder
+from tests.torch_threads import one_torch_thread
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_torch_thread():
-    """The tensors are tiny: a second thread only waits, and on a busy machine for long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def one_thread() -> Iterator[None]:
+    with one_torch_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,15 @@ import torch
 from click.testing import CliRunner
 
 from scripts.bench_decoder_gpu import main
+from tests.torch_threads import one_torch_thread
 
 TINY = ["--device", "cpu", "--preset", "tiny", "--runs", "1"]
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_torch_thread():
+        yield
 
 
 def test_every_point_stands_beside_its_limit_and_the_loop() -> None:
