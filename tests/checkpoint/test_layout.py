@@ -4,13 +4,11 @@ import json
 from pathlib import Path
 
 from nvlm_trt.checkpoint.layout import expected_tensors
-from nvlm_trt.checkpoint.synthetic import SIZES
-from nvlm_trt.checkpoint.synthetic.config_json import config_json
 from nvlm_trt.checkpoint.synthetic.writer import split_into_shards
-from nvlm_trt.model.config import NvlmConfig
+from tests.release import RELEASE
 
 TABLE = json.loads((Path(__file__).parents[1] / "golden" / "nvlm-d-tensors.json").read_text())
-FULL = expected_tensors(NvlmConfig.from_json(config_json(SIZES["full"])))
+FULL = expected_tensors(RELEASE)
 
 
 def test_the_full_size_is_the_releases_every_tensor():

@@ -24,6 +24,7 @@ from nvlm_trt.checkpoint.synthetic.writer import split_into_shards
 from nvlm_trt.checkpoint.tensor_spec import TensorSpec
 from nvlm_trt.errors import BuildError, CheckpointError, UsageError
 from nvlm_trt.model.config import NvlmConfig
+from tests.release import RELEASE
 
 SMALL = SIZES["small"]
 CONFIG = NvlmConfig.from_json(config_json(SMALL))
@@ -70,6 +71,7 @@ def test_the_folder_holds_what_the_releases_does(small_checkpoint: Path):
 
 def test_the_config_keeps_the_releases_habits():
     data = config_json(SIZES["full"])
+    assert NvlmConfig.from_json(data) == RELEASE
     assert data["architectures"] == ["NVLM_D"]
     assert data["llm_config"]["architectures"] == ["Qwen2ForCausalLM"]
     assert data["llm_config"]["model_type"] == "llama"

@@ -14,7 +14,7 @@ from nvlm_trt.decoder.build_command import prompt_table_rows
 from nvlm_trt.errors import MissingToolError
 from tests.decoder.fake_trtllm_build import make_parser
 from tests.decoder.test_build_command import command, recipe_with
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 RECIPE = recipe_with(tp=2, max_batch_size=4)
 

@@ -13,7 +13,7 @@ from nvlm_trt.errors import UsageError
 from nvlm_trt.pipeline.recipe import Recipe
 from nvlm_trt.plan.resolve import load_recipe
 from tests.decoder.fake_trtllm_build import FLAGS, make_parser
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 
 def recipe_with(max_images: int = 1, **decoder: int) -> Recipe:

@@ -22,7 +22,7 @@ from nvlm_trt.model.tokenizer import NvlmTokenizer
 from nvlm_trt.plan.resolve import load_recipe
 from nvlm_trt.vision.export import export_vision
 from nvlm_trt.vision.registry import load_engine
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 RECIPE = load_recipe("embedded", RELEASE)
 EMBEDDING = "language_model.model.embed_tokens.weight"

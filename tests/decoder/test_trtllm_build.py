@@ -23,7 +23,7 @@ from nvlm_trt.errors import ArtefactError, BuildError, MissingToolError
 from nvlm_trt.pipeline.machine import Gpu
 from tests.decoder import fake_trtllm_build
 from tests.decoder.test_build_command import recipe_with
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 ROOT = Path(__file__).parents[2]
 RECIPE = recipe_with(tp=2)

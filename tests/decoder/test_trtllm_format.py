@@ -26,7 +26,7 @@ from nvlm_trt.decoder.trtllm_format import (
     tensor_rules,
 )
 from nvlm_trt.errors import UsageError
-from nvlm_trt.model.config import DecoderConfig, NvlmConfig, TilingConfig, VisionConfig
+from tests.release import RELEASE
 
 TABLE: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "golden/trtllm-qwen2-fp8-tensors.json").read_text(encoding="utf-8")
@@ -42,23 +42,6 @@ SPLITS = {
     "row_cols": Split.COLUMNS,
 }
 
-RELEASE = NvlmConfig(
-    vision=VisionConfig(448, 14, 3200, 12800, 45, 25, 7, 1e-6, 29568, 1e-5, 8192),
-    decoder=DecoderConfig(
-        hidden_size=8192,
-        intermediate_size=29568,
-        num_layers=80,
-        num_heads=64,
-        num_kv_heads=8,
-        head_dim=128,
-        norm_eps=1e-6,
-        rope_theta=1e6,
-        max_positions=32768,
-        vocab_size=152064,
-    ),
-    tiling=TilingConfig(448, 1, 6, True),
-    dtype="bfloat16",
-)
 DECODER = RELEASE.decoder
 
 

@@ -13,7 +13,7 @@ from nvlm_trt.errors import ArtefactError
 from nvlm_trt.pipeline.recipe_file import recipe_names
 from nvlm_trt.plan.resolve import load_recipe
 from nvlm_trt.serving.parameters import SUPPORTED, UNSUPPORTED
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "triton-tensorrt_llm-io.json").read_text(encoding="utf-8"))
 FORMS = [("embedded", "TYPE_FP32"), ("h200x1-fp8", "TYPE_BF16")]

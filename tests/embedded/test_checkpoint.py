@@ -15,8 +15,8 @@ from nvlm_trt.decoder.trtllm_format import Mapping, checkpoint_json, tensor_rule
 from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from nvlm_trt.embedded.config import CheckpointConfig
 from nvlm_trt.errors import ArtefactError
-from tests.decoder.test_trtllm_format import RELEASE
 from tests.embedded.decoder_folder import CONFIG
+from tests.release import RELEASE
 
 
 def config_with(path, value):

@@ -11,8 +11,8 @@ from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.pipeline.manifest import Manifest, load_manifest
 from nvlm_trt.pipeline.recipe_file import recipe_names
 from nvlm_trt.plan.resolve import load_recipe
-from tests.decoder.test_trtllm_format import RELEASE
 from tests.pipeline.test_real_build import changed_recipe
+from tests.release import RELEASE
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nvlm_trt.pipeline.container import container_command
 from nvlm_trt.plan.resolve import load_recipe
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 
 def test_one_gpu_or_all(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from nvlm_trt.pipeline.recipe_file import recipe_names
 from nvlm_trt.pipeline.step import Step
 from nvlm_trt.pipeline.steps import steps_for
 from nvlm_trt.plan.resolve import load_recipe
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 RECIPE = load_recipe("embedded", RELEASE)
 STEP = Step(

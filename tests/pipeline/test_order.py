@@ -8,7 +8,7 @@ from nvlm_trt.pipeline.order import in_order, needed_for
 from nvlm_trt.pipeline.step import Step
 from nvlm_trt.pipeline.steps import steps_for
 from nvlm_trt.plan.resolve import load_recipe
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 
 def step(number: int, reads: set[int]) -> Step:

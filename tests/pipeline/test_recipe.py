@@ -8,8 +8,8 @@ from nvlm_trt.errors import UsageError
 from nvlm_trt.pipeline.recipe import Recipe
 from nvlm_trt.pipeline.recipe_file import read_draft, recipe_names
 from nvlm_trt.plan.resolve import load_recipe
-from tests.decoder.test_trtllm_format import RELEASE
 from tests.pipeline.toys import RECIPE, write_recipe
+from tests.release import RELEASE
 
 
 @pytest.mark.parametrize("name", recipe_names())

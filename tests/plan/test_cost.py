@@ -12,7 +12,7 @@ from nvlm_trt.pipeline.steps import steps_for
 from nvlm_trt.plan.calibration_size import CalibrationSize, calibration_size
 from nvlm_trt.plan.cost import RATE_ORIGINS, Rates, build_costs, checkpoint_bytes
 from nvlm_trt.plan.resolve import load_recipe
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 SAMPLES = CalibrationSize(14_000, 42)
 

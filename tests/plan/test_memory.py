@@ -17,7 +17,7 @@ from nvlm_trt.plan.memory import (
     vision_activation_bytes_per_tile,
 )
 from nvlm_trt.plan.resolve import load_recipe, sized
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 H200, H100 = GPUS["H200-141GB"], GPUS["H100-80GB"]
 

@@ -13,7 +13,7 @@ from nvlm_trt.pipeline.recipe_file import read_draft, recipe_names
 from nvlm_trt.plan.gpu import GPUS
 from nvlm_trt.plan.memory import gpu_memory
 from nvlm_trt.plan.resolve import load_recipe, resolve, sized, workload_of
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 PRODUCTION = [name for name in recipe_names() if name != "embedded"]
 

@@ -10,7 +10,7 @@ from nvlm_trt.plan.gpu import GPUS
 from nvlm_trt.plan.resolve import load_recipe
 from nvlm_trt.plan.roofline import ASSUMED, Assumptions, speed
 from nvlm_trt.plan.workload import Workload
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 H200 = GPUS["H200-141GB"]
 ONE = load_recipe("h200x1-fp8", RELEASE)

@@ -12,7 +12,7 @@ from nvlm_trt.errors import UsageError
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.plan.resolve import load_recipe
 from nvlm_trt.plan.weights import RankWeights, decoder_weights, vision_parameters, vision_weight_bytes
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 BASE = load_recipe("h200x1-fp8", RELEASE).decoder
 

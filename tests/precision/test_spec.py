@@ -4,7 +4,7 @@ import pytest
 
 from nvlm_trt.errors import UsageError
 from nvlm_trt.precision.spec import DecoderPrecision, parse_precision, parse_precisions
-from tests.decoder.test_trtllm_format import RELEASE
+from tests.release import RELEASE
 
 PATTERN = "exclude=*.layers.0.*"
 

@@ -6,9 +6,6 @@ from typing import Any
 import pytest
 import yaml
 
-from nvlm_trt.checkpoint.synthetic import SIZES
-from nvlm_trt.checkpoint.synthetic.config_json import config_json
-from nvlm_trt.model.config import NvlmConfig
 from tests.production.helm import EXAMPLES, LEAST, Rendered, render
 
 _NETWORK = {"sshSecret": "keys", "networkResources": {"rdma/hca": 1}}
@@ -47,12 +44,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Values by what they are for: every example of ``build/helm/examples``, and each optional part on and off."""
-
-
-@pytest.fixture(scope="session")
-def full_config() -> NvlmConfig:
-    """The release's, NVLM-D-72B."""
-    return NvlmConfig.from_json(config_json(SIZES["full"]))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from nvlm_trt.plan.planner import make_plan
 from nvlm_trt.plan.resolve import resolve
 from tests.production.conftest import VARIANTS
 from tests.production.helm import KINDS, LEAST, PRODUCTION, Refused, Rendered, defaults, render
+from tests.release import RELEASE
 
 GPU = "nvidia.com/gpu"
 
@@ -29,8 +30,8 @@ def bytes_of(quantity: str) -> int:
 
 
 @pytest.mark.parametrize("name", PRODUCTION)
-def test_a_shipped_recipe_gets_its_gpus_its_disk_and_its_memory(name, tmp_path, full_config):
-    plan = make_plan(full_config, read_draft(name), samples=calibration_size(full_config, None))
+def test_a_shipped_recipe_gets_its_gpus_its_disk_and_its_memory(name, tmp_path):
+    plan = make_plan(RELEASE, read_draft(name), samples=calibration_size(RELEASE, None))
     world = plan.recipe.decoder.world_size
     values = {**LEAST, "recipe": name, "gpus": world}
     with pytest.raises(Refused, match=rf"'?/gpus'?: value must be {world}"):
@@ -43,7 +44,7 @@ def test_a_shipped_recipe_gets_its_gpus_its_disk_and_its_memory(name, tmp_path, 
     assert bytes_of(job["resources"]["limits"]["memory"]) > plan.build_memory_bytes
     claim = chart.one("PersistentVolumeClaim")
     assert bytes_of(claim["spec"]["resources"]["requests"]["storage"]) > plan.disk_bytes
-    wanted = shared_memory_bytes(full_config, plan.recipe.prompt.max_images)
+    wanted = shared_memory_bytes(RELEASE, plan.recipe.prompt.max_images)
     assert bytes_of(defaults()["sharedMemory"]) > 2 * wanted
 
 
@@ -66,10 +67,10 @@ def test_nodes_share_the_gpus_of_one_engine(variant, name):
     assert chart.one("PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_the_example_of_several_nodes_is_a_recipe_for_its_gpus(tmp_path, full_config):
+def test_the_example_of_several_nodes_is_a_recipe_for_its_gpus(tmp_path):
     values = VARIANTS["several-nodes"]
     (tmp_path / "own.toml").write_text(values["recipeToml"], encoding="utf-8")
-    recipe = resolve(read_draft(str(tmp_path / "own.toml")), full_config)
+    recipe = resolve(read_draft(str(tmp_path / "own.toml")), RELEASE)
     assert (recipe.name, recipe.decoder.world_size) == (values["recipe"], values["gpus"])
 
 

@@ -14,20 +14,9 @@ from nvlm_trt.checkpoint.layout import expected_tensors
 from nvlm_trt.model.config import VisionConfig
 from nvlm_trt.vision.dtype import ONNX_DTYPE, GraphDtype
 from nvlm_trt.vision.graph import OPSET, parameters, vision_graph
+from tests.release import RELEASE
 
-FULL = VisionConfig(
-    image_size=448,
-    patch_size=14,
-    hidden_size=3200,
-    intermediate_size=12800,
-    num_layers=45,
-    num_heads=25,
-    num_dummy_heads=7,
-    norm_eps=1e-6,
-    projector_hidden_size=29568,
-    projector_norm_eps=1e-5,
-    output_size=8192,
-)
+FULL = RELEASE.vision
 # What the graph is made of; TensorRT 10's parser and ONNX Runtime know all of it at opset 20.
 OPERATORS = {
     *("Add", "Cast", "Concat", "Div", "Expand", "Flatten", "Gelu", "LayerNormalization", "MatMul", "Mul"),

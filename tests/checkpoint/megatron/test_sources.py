@@ -9,18 +9,15 @@ import pytest
 
 from nvlm_trt.checkpoint.layout import expected_tensors
 from nvlm_trt.checkpoint.megatron.sources import sources
-from nvlm_trt.checkpoint.synthetic import SIZES
-from nvlm_trt.checkpoint.synthetic.config_json import config_json
-from nvlm_trt.model.config import NvlmConfig
+from tests.release import RELEASE
 
 TABLE = json.loads((Path(__file__).parents[2] / "golden" / "nvlm-d-tensors.json").read_text())["tensors"]
-FULL = NvlmConfig.from_json(config_json(SIZES["full"]))
 
 
 @pytest.mark.parametrize("entry", TABLE, ids=lambda entry: entry["hf"])
 def test_names_and_shapes_are_those_of_the_published_checkpoint(entry: dict[str, Any]):
     """Eight ranks, one stage: what NVLM-D-72B was published as."""
-    found = sources(FULL, [80])
+    found = sources(RELEASE, [80])
     for layer in {0, 7, entry["count"] - 1}:
         if layer >= entry["count"]:
             continue
@@ -34,12 +31,12 @@ def test_names_and_shapes_are_those_of_the_published_checkpoint(entry: dict[str,
 
 
 def test_every_tensor_of_the_release_has_one_source():
-    assert set(sources(FULL, [80])) == set(expected_tensors(FULL))
-    assert sum(entry["count"] for entry in TABLE) == len(sources(FULL, [80])) == 1556
+    assert set(sources(RELEASE, [80])) == set(expected_tensors(RELEASE))
+    assert sum(entry["count"] for entry in TABLE) == len(sources(RELEASE, [80])) == 1556
 
 
 def test_layers_are_numbered_anew_in_every_stage():
-    config = dataclasses.replace(FULL, decoder=dataclasses.replace(FULL.decoder, num_layers=6))
+    config = dataclasses.replace(RELEASE, decoder=dataclasses.replace(RELEASE.decoder, num_layers=6))
     found = sources(config, [1, 3, 2])
     norms = [found[f"language_model.model.layers.{layer}.input_layernorm.weight"] for layer in range(6)]
     assert [source.stage for source in norms] == [0, 1, 1, 1, 2, 2]
@@ -53,5 +50,5 @@ def test_layers_are_numbered_anew_in_every_stage():
 
 
 def test_uneven_stages_are_possible_and_empty_ones_too():
-    config = dataclasses.replace(FULL, decoder=dataclasses.replace(FULL.decoder, num_layers=3))
+    config = dataclasses.replace(RELEASE, decoder=dataclasses.replace(RELEASE.decoder, num_layers=3))
     assert set(sources(config, [0, 3, 0])) == set(expected_tensors(config))
