@@ -25,8 +25,8 @@ from nvlm_trt.embedded.request import Emission
 __all__ = ["Outbox", "Recipient"]
 
 # Of all cores. The server, the detokeniser and the client pay five times what this thread does for a response
-# (docs/measurements/embedded.md): telling takes some 6 % of the machine.
-SHARE = 0.01
+# (docs/measurements/embedded.md): telling takes at most some 12 % of the machine.
+SHARE = 0.02
 
 _log = logging.getLogger(__name__)
 
