@@ -58,7 +58,9 @@ class Watcher:
     def check(self) -> None:
         """Raises an ``NvlmError`` unless the part answered within the last second or does so when asked now."""
         if self.state is not State.READY:
-            raise self.error or ServerError("E-SERVER-START", f"The {self.part.name} is {self.state.value}.", "Wait.")
+            raise self.error or ServerError(
+                "E-SERVER-START", f"{self.part.name.capitalize()} is {self.state.value}.", "Wait."
+            )
         # A part in doubt is already being asked again.
         error = self._doubt or self._ask(_FRESH_S)
         if error is not None:
@@ -151,8 +153,8 @@ class Watcher:
         if not first:
             self.error = ServerError(
                 "E-SERVER-GAVE-UP",
-                f"The {name} failed {self._failures.count} times within {self._policy.window_s:g} s, the last time of: "
-                f"{error.what}",
+                f"{name.capitalize()} failed {self._failures.count} times within {self._policy.window_s:g} s, "
+                f"the last time of: {error.what}",
                 error.fix,
             )
         self._events(name, "gave up", str(self.error), code=self.error.code)
