@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 CONFIG: dict[str, Any] = {
     "architecture": "Qwen2ForCausalLM",
@@ -77,6 +77,16 @@ def write_decoder_folder(folder: Path, seed: int = 0, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "rank0.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def with_raised_scales(folder: Path, *names: str) -> Path:
+    """A decoder folder in which these linears of the first layer take in three times as much."""
+    file = write_decoder_folder(folder) / "rank0.safetensors"
+    tensors = load_file(file)
+    for name in names:
+        tensors[f"transformer.layers.0.mlp.{name}.activation_scaling_factor"] *= 3
+    save_file(tensors, file)
     return folder
 
 

@@ -3,12 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from nvlm_trt.embedded.checkpoint import DecoderCheckpoint
 from nvlm_trt.embedded.onnxruntime_runner import OnnxRuntimeRunner
 from nvlm_trt.reference.decoder import ReferenceDecoder
-from tests.embedded.decoder_folder import CONFIG, picture_prompt, write_decoder_folder
+from tests.embedded.decoder_folder import CONFIG, picture_prompt, with_raised_scales, write_decoder_folder
 
 VOCAB, HIDDEN = CONFIG["vocab_size"], CONFIG["hidden_size"]
 NUM_SLOTS, MAX_SEQ_LEN = 8, 160
@@ -65,13 +64,8 @@ def test_logits_are_the_references(tmp_path, quantize, model_dtype):
 
 def test_fc_and_gate_share_the_larger_scale(tmp_path, decoder_folder):
     """As the engine's builder fuses them: raising one of the two is raising both."""
-    folders = [write_decoder_folder(tmp_path / name) for name in ("one", "both")]
-    for folder, raised in zip(folders, (["gate"], ["gate", "fc"]), strict=True):
-        tensors = load_file(folder / "rank0.safetensors")
-        for name in raised:
-            tensors[f"transformer.layers.0.mlp.{name}.activation_scaling_factor"] *= 3
-        save_file(tensors, folder / "rank0.safetensors")
-    one, both, neither = (prefill(make_runner(folder), 0, *prompt(0)) for folder in (*folders, decoder_folder))
+    raised = [with_raised_scales(tmp_path / "one", "gate"), with_raised_scales(tmp_path / "both", "gate", "fc")]
+    one, both, neither = (prefill(make_runner(folder), 0, *prompt(0)) for folder in (*raised, decoder_folder))
     assert np.array_equal(one, both)
     assert not np.array_equal(one, neither)
 

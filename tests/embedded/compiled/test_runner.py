@@ -13,7 +13,7 @@ from nvlm_trt.errors import ArtefactError
 from nvlm_trt.reference.decoder import ReferenceDecoder
 from tests.embedded.block_runners import continued, prefill, scattered_tables
 from tests.embedded.compiled.runners import PROCESSORS, make_runner
-from tests.embedded.decoder_folder import CONFIG, picture_prompt, write_decoder_folder
+from tests.embedded.decoder_folder import CONFIG, picture_prompt, with_raised_scales, write_decoder_folder
 
 VOCAB, HIDDEN = CONFIG["vocab_size"], CONFIG["hidden_size"]
 # No width is a whole number of panels, three query heads share a key head, and what rounds to a cache line is odd.
@@ -134,13 +134,8 @@ def test_a_sequence_may_fill_its_blocks(decoder_folder):
 
 def test_fc_and_gate_share_the_larger_scale(tmp_path, decoder_folder):
     """As the engine's builder fuses them: raising one of the two is raising both."""
-    folders = [write_decoder_folder(tmp_path / name) for name in ("one", "both")]
-    for folder, raised in zip(folders, (["gate"], ["gate", "fc"]), strict=True):
-        tensors = load_file(folder / "rank0.safetensors")
-        for name in raised:
-            tensors[f"transformer.layers.0.mlp.{name}.activation_scaling_factor"] *= 3
-        save_file(tensors, folder / "rank0.safetensors")
-    one, both, neither = (continued(make_runner(folder), ragged_prompts(1), 0) for folder in (*folders, decoder_folder))
+    raised = [with_raised_scales(tmp_path / "one", "gate"), with_raised_scales(tmp_path / "both", "gate", "fc")]
+    one, both, neither = (continued(make_runner(folder), ragged_prompts(1), 0) for folder in (*raised, decoder_folder))
     assert np.array_equal(one, both)
     assert not np.array_equal(one, neither)
 
