@@ -93,8 +93,8 @@ def longer_than_the_file() -> bytes:
 
 
 FAULTS: dict[str, tuple[Callable[[], bytes], str, str]] = {
-    "empty": (lambda: b"", "E-CKPT-HEADER", "no archive of torch.save"),
-    "text": (lambda: b"version https://git-lfs.github.com/spec/v1", "E-CKPT-HEADER", "no archive of torch.save"),
+    "empty": (lambda: b"", "E-CKPT-HEADER", "not an archive of torch.save"),
+    "text": (lambda: b"version https://git-lfs.github.com/spec/v1", "E-CKPT-HEADER", "not an archive of torch.save"),
     "written before torch 1.6": (legacy, "E-CKPT-HEADER", "torch before 1.6"),
     "cut": (lambda: GOOD[:-1], "E-CKPT-HEADER", "directory is broken or cut short"),
     "cut in half": (lambda: GOOD[: len(GOOD) // 2], "E-CKPT-HEADER", "directory is broken or cut short"),

@@ -115,7 +115,7 @@ def test_a_member_of_an_enum_is_not_built_however_python_wrote_it(module: str):
     assert read(PROTO + by_attribute + b".") is OPAQUE
     read_back = read(PROTO + b"}" + text("seen") + named("signal", "SIGTERM") + b"s.")
     assert list(read_back) == ["seen"]
-    with pytest.raises(CheckpointError, match="no class"):
+    with pytest.raises(CheckpointError, match="not a class"):
         read(PROTO + named(module, "getattr") + text("x") + text("__class__") + b"\x86R.")
 
 
@@ -201,7 +201,7 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     "items of a function": (named("collections", "OrderedDict") + b"K\x01K\x01s", "sets items of something"),
     "items of a list": (b"]K\x00K\x00s", "sets items of something that is not a dict"),
     "an odd number of items": (b"}(K\x00u", "sets items of something that is not a dict"),
-    "appending to a dict": (b"}K\x00a", "appends to something that is no list"),
+    "appending to a dict": (b"}K\x00a", "appends to something that is not a list"),
     "old instance": (b"(" + b"ios\nsystem\n", "instruction 0x69"),
     "old object": (b"(" + named("argparse", "Namespace") + b"o", "instruction 0x6f"),
     "a name from the stack": (text("os") + text("system") + b"\x93", "instruction 0x93"),
