@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nvlm_trt.mini.curriculum import Stage
-from nvlm_trt.mini.glyphs import ALPHABET
+from nvlm_trt.mini.glyphs import ALPHABET, DIGITS
 from nvlm_trt.mini.scene import CELL_LETTERS, NO_CHAR, cell_labels, paint, patch_labels
 from nvlm_trt.mini.tasks import TASKS, Example, draw_page
 from nvlm_trt.mini.views import FULL, THUMBNAIL_ONLY, shown_config, shown_ids
@@ -24,6 +24,7 @@ __all__ = ["HELD_OUT", "NO_TARGET", "TRAIN", "Batch", "BatchMaker"]
 
 TRAIN, HELD_OUT = 0, 1
 NO_TARGET = -100
+_PAGES_OF_DIGITS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,9 @@ class BatchMaker:
 
     def _pages(self, rng: np.random.Generator, stage: Stage) -> Batch:
         size, patch = self._config.vision.image_size, self._config.vision.patch_size
-        scenes = [draw_page(rng, ALPHABET, stage.page_sizes) for _ in range(stage.tiles)]
+        # What stands among digits is a digit: a zero is told from an O by its neighbours too.
+        alphabets = [DIGITS if rng.random() < _PAGES_OF_DIGITS else ALPHABET for _ in range(stage.tiles)]
+        scenes = [draw_page(rng, letters, stage.page_sizes) for letters in alphabets]
         labels = [patch_labels(scene, size, patch) for scene in scenes]
         nothing = np.empty((0, 0), np.int64)
         return Batch(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nvlm_trt.mini.glyphs import DIGITS
 from nvlm_trt.mini.tasks import Difficulty
 from nvlm_trt.model.tiling import Grid
 
@@ -43,13 +44,14 @@ class Stage:
     page_sizes: tuple[int, int] = (14, 40)
 
 
-_DIGITS = Difficulty("0123456789", (1, 4), 1, (18, 40))
-_QUESTIONS = {"read": 5, "colour": 2, "larger": 1, "count": 1, "left": 1}
+_DIGITS = Difficulty(DIGITS, (1, 4), 1, (18, 40))
+# Lines and numbers go on, because what is not asked any more is forgotten.
+_QUESTIONS = {"line": 4, "number": 4, "read": 2, "colour": 2, "larger": 1, "count": 1, "left": 1}
 
 STAGES = (
     Stage("large letters", Difficulty(), {}, 32, 1.0, 0.50, page_sizes=(20, 40)),
     Stage("letters", Difficulty(), {}, 64, 1.0, 0.85),
     Stage("numbers", _DIGITS, {"read": 1}, 64, 0.15, 0.88),
     Stage("lines", Difficulty(most_words=1), {"read": 2, "number": 1}, 64, 0.35, 0.80),
-    Stage("questions", Difficulty(), _QUESTIONS, 64, 0.3, 1.01),
+    Stage("questions", Difficulty(), _QUESTIONS, 64, 0.5, 1.01, page_sizes=(14, 32)),
 )

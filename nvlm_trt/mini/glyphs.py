@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["ALPHABET", "NUM_FONTS", "Glyph", "cap_height", "glyph"]
+__all__ = ["ALPHABET", "DIGITS", "NUM_FONTS", "Glyph", "cap_height", "glyph"]
 
-ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+DIGITS = "0123456789"
+ALPHABET = DIGITS + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _FOLDER = Path(__file__).parent / "fonts"
 _FILES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from nvlm_trt.mini.batches import NO_TARGET, Batch
 from nvlm_trt.mini.model import MOST_PLACES, MiniNvlm
 from nvlm_trt.mini.scene import CELL_LETTERS, NO_CHAR
 
-__all__ = ["Lesson", "take_lesson"]
+__all__ = ["Lesson", "row_inks", "take_lesson"]
 
 # Most half patches hold no letter; so they count less, and still are not ignored.
 _NO_CHAR_WEIGHT = 0.1
@@ -42,7 +43,7 @@ def take_lesson(model: MiniNvlm, batch: Batch, joint: bool = True) -> Lesson:
     with torch.set_grad_enabled(torch.is_grad_enabled() and (joint or not answers)):
         patches = model.patches(tiles)
     rows = model.rows(patches)
-    loss = _cell_loss(model, rows, cells) + _SIZE_WEIGHT * rows.square().mean(-1).log().square().mean()
+    loss = _cell_loss(model, rows, cells, colours) + _SIZE_WEIGHT * rows.square().mean(-1).log().square().mean()
     if patches.requires_grad or not answers:
         of_patches, right, asked = _patch_loss(model, patches, letters, colours)
         loss = loss + of_patches
@@ -66,20 +67,31 @@ def _answer_loss(model: MiniNvlm, batch: Batch, rows: Tensor) -> tuple[Tensor, i
     return loss, int((~wrong.any(1)).sum())
 
 
-def _cell_loss(model: MiniNvlm, rows: Tensor, cells: Tensor) -> Tensor:
-    """Each row names its cell's letters, first to last: then an answer only has to find the row to copy from."""
-    logits = model.cell_head(_normed(rows)).unflatten(-1, (CELL_LETTERS, NO_CHAR + 1))
-    return _letters_loss(logits.flatten(0, 2), cells.flatten())
+def row_inks(colours: Tensor) -> Tensor:
+    """Of patches int64 [n, patches] to those of the decoder's rows [n, patches / 4]; two in one row are rare."""
+    side = math.isqrt(colours.shape[1])
+    return functional.max_pool2d(colours.view(-1, 1, side, side).float(), 2).long().flatten(1)
+
+
+def _cell_loss(model: MiniNvlm, rows: Tensor, cells: Tensor, colours: Tensor) -> Tensor:
+    """Each row names its cell's letters, first to last, and their colour: then an answer only has to find the row."""
+    rows = _normed(rows)
+    logits = model.cell_head(rows).unflatten(-1, (CELL_LETTERS, NO_CHAR + 1))
+    return _letters_loss(logits.flatten(0, 2), cells.flatten()) + _colour_loss(model.ink_head(rows), row_inks(colours))
 
 
 def _patch_loss(model: MiniNvlm, patches: Tensor, letters: Tensor, colours: Tensor) -> tuple[Tensor, int, int]:
     logits = model.letter_head(patches).unflatten(-1, (2, NO_CHAR + 1))
     loss = _letters_loss(logits.flatten(0, 2), letters.flatten())
-    loss = loss + _COLOUR_WEIGHT * functional.cross_entropy(
-        model.colour_head(patches).flatten(0, 1), colours.flatten(), ignore_index=NO_TARGET
-    )
+    loss = loss + _colour_loss(model.colour_head(patches), colours)
     written = (letters != NO_TARGET) & (letters != NO_CHAR)
     return loss, int((logits.argmax(-1) == letters)[written].sum()), int(written.sum())
+
+
+def _colour_loss(logits: Tensor, colours: Tensor) -> Tensor:
+    return _COLOUR_WEIGHT * functional.cross_entropy(
+        logits.flatten(0, 1), colours.flatten(), ignore_index=NO_TARGET, reduction="sum"
+    ).div((colours != NO_TARGET).sum().clamp(min=1))
 
 
 def _normed(hidden: Tensor) -> Tensor:

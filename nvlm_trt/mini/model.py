@@ -1,7 +1,7 @@
 """The mini NVLM-D as a module that learns: the vision reference, and a Qwen2 decoder that reads batches.
 
-Parameters carry the checkpoint's names, apart from four heads that only teach: ``letter_head`` and ``colour_head`` the
-tower, ``cell_head`` the projector, ``place_head`` the decoder.
+Parameters carry the checkpoint's names, apart from five heads that only teach: ``letter_head`` and ``colour_head`` the
+tower, ``cell_head`` and ``ink_head`` the projector, ``place_head`` the decoder.
 """
 
 # torch is not type-checked here, so its Module is Any:
@@ -41,6 +41,7 @@ class MiniNvlm(nn.Module):
         self.colour_head = nn.Linear(config.vision.hidden_size, len(COLOURS))
         self.cell_head = nn.Linear(config.decoder.hidden_size, CELL_LETTERS * (NO_CHAR + 1))
         self.place_head = nn.Linear(config.decoder.hidden_size, MOST_PLACES)
+        self.ink_head = nn.Linear(config.decoder.hidden_size, len(COLOURS))
         _initialise(self, config, seed)
 
     def patches(self, tiles: Tensor) -> Tensor:

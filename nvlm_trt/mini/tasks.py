@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from nvlm_trt.mini.glyphs import ALPHABET
+from nvlm_trt.mini.glyphs import ALPHABET, DIGITS
 from nvlm_trt.mini.layout import MAX_LINES, TILE, Slot, block, compose, row_of_words, spread
 from nvlm_trt.mini.scene import Scene
 from nvlm_trt.model.tiling import Grid
@@ -61,8 +61,12 @@ def _read(rng: np.random.Generator, grid: Grid, difficulty: Difficulty) -> Examp
     return Example("read", scene, _READ[int(rng.integers(len(_READ)))], " ".join(texts))
 
 
+def _line(rng: np.random.Generator, grid: Grid, difficulty: Difficulty) -> Example:
+    return replace(_read(rng, grid, replace(difficulty, most_words=1)), task="line")
+
+
 def _number(rng: np.random.Generator, grid: Grid, difficulty: Difficulty) -> Example:
-    digits = replace(difficulty, letters="0123456789", lengths=(1, 4), most_words=1)
+    digits = replace(difficulty, letters=DIGITS, lengths=(1, 4), most_words=1)
     return replace(_read(rng, grid, digits), task="number")
 
 
@@ -102,7 +106,15 @@ def _left(rng: np.random.Generator, grid: Grid, difficulty: Difficulty) -> Examp
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(
-    {"read": _read, "number": _number, "colour": _colour, "larger": _larger, "count": _count, "left": _left}
+    {
+        "read": _read,
+        "line": _line,
+        "number": _number,
+        "colour": _colour,
+        "larger": _larger,
+        "count": _count,
+        "left": _left,
+    }
 )
 
 

@@ -81,7 +81,9 @@ class Trainer:
         """At the first stage that asks, with another run's tower and projector; the decoder is fresh."""
         state = torch.load(tower, weights_only=True, map_location="cpu")["model"]
         known = {
-            name: value for name, value in state.items() if name.startswith(("vision.", "letter", "colour", "cell"))
+            name: value
+            for name, value in state.items()
+            if name.startswith(("vision.", "letter", "colour", "cell", "ink"))
         }
         self.model.load_state_dict(self.model.state_dict() | known)
         self.position.stage = next(index for index, stage in enumerate(STAGES) if stage.tasks)

@@ -13,7 +13,7 @@ from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.mini.batches import HELD_OUT, NO_TARGET, TRAIN, Batch, BatchMaker
 from nvlm_trt.mini.curriculum import GRIDS, STAGES
 from nvlm_trt.mini.exam import draw_exam
-from nvlm_trt.mini.glyphs import ALPHABET, glyph
+from nvlm_trt.mini.glyphs import ALPHABET, DIGITS, glyph
 from nvlm_trt.mini.layout import TILE
 from nvlm_trt.mini.scene import NO_CHAR, cell_labels, paint, patch_labels
 from nvlm_trt.mini.supply import batch_maker
@@ -74,6 +74,13 @@ def test_a_count_a_comparison_and_a_neighbour_are_right() -> None:
         first, second = left.scene.words
         assert (left.answer, left.question) == (first.text, f"What is left of {second.text}?")
         assert first.x < second.x
+
+
+def test_pages_are_dense_and_a_quarter_of_them_of_digits_alone(maker: BatchMaker) -> None:
+    letters = maker.batch(STAGES[1], 1, TRAIN, 0).letters.reshape(64, -1)
+    assert (letters != NO_CHAR).sum() > 64 * 15
+    of_digits = ((letters < len(DIGITS)) | (letters == NO_CHAR)).all(1).sum()
+    assert 8 <= of_digits <= 24
 
 
 def test_labels_say_which_letter_stands_in_which_half_of_a_patch() -> None:

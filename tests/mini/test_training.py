@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from nvlm_trt.checkpoint.registry import open_checkpoint
-from nvlm_trt.mini.batches import TRAIN, Batch, BatchMaker
+from nvlm_trt.mini.batches import NO_TARGET, TRAIN, Batch, BatchMaker
 from nvlm_trt.mini.curriculum import STAGES
-from nvlm_trt.mini.lesson import take_lesson
+from nvlm_trt.mini.lesson import row_inks, take_lesson
 from nvlm_trt.mini.model import MiniNvlm
 from nvlm_trt.mini.muon import Muon
 from nvlm_trt.mini.trainer import Plan, Trainer
@@ -109,6 +109,15 @@ def test_only_pages_and_joint_answers_teach_the_tower(base: Path, maker: BatchMa
         take_lesson(model, batch, joint).loss.backward()
         assert (model.vision.vision_model.embeddings.patch_embedding.weight.grad is not None) == taught
         assert model.cell_head.weight.grad is not None
+        assert model.ink_head.weight.grad is not None
+
+
+def test_a_row_has_the_colour_of_the_letters_in_its_four_patches() -> None:
+    colours = torch.full((2, 64), NO_TARGET)
+    colours[1, 3 * 8 + 2] = colours[1, 3 * 8 + 3] = 4
+    expected = torch.full((2, 16), NO_TARGET)
+    expected[1, 1 * 4 + 1] = 4
+    assert torch.equal(row_inks(colours), expected)
 
 
 def wait_for_the_end_of_its_group(group: int) -> None:
