@@ -52,6 +52,6 @@ STAGES = (
     Stage("large letters", Difficulty(), {}, 32, 1.0, 0.50, page_sizes=(20, 40)),
     Stage("letters", Difficulty(), {}, 64, 1.0, 0.85),
     Stage("numbers", _DIGITS, {"read": 1}, 64, 0.15, 0.88),
-    Stage("lines", Difficulty(most_words=1), {"read": 2, "number": 1}, 64, 0.35, 0.80),
-    Stage("questions", Difficulty(), _QUESTIONS, 64, 0.5, 1.01, page_sizes=(14, 32)),
+    Stage("lines", Difficulty(most_words=1), {"read": 2, "number": 1}, 64, 0.5, 0.80),
+    Stage("questions", Difficulty(), _QUESTIONS, 64, 0.5, 1.01),
 )
