@@ -16,7 +16,10 @@ from tests.gateway.conftest import picture_part, text_part, user
 from tests.gateway.raw import GOOD, connect, request_bytes, send
 from tests.triton.test_cancel import figure, running, wait_until
 
-LONG = {**GOOD, "max_tokens": 900, "ignore_eos": True}
+WORDY = {**GOOD, "max_tokens": 900, "ignore_eos": True}
+# Eight answers at once: one takes the decoder a third of a second, less than a busy machine may need to leave.
+LONG = {**WORDY, "n": 8, "temperature": 1}
+ALL = 8 * 900
 
 
 def door_figure(gateway, name: str) -> float:
@@ -26,7 +29,7 @@ def door_figure(gateway, name: str) -> float:
 
 
 def long_stream(chat) -> Any:
-    known = {name: LONG[name] for name in ("model", "messages", "max_tokens")}
+    known = {name: LONG[name] for name in ("model", "messages", "max_tokens", "n", "temperature")}
     return chat.chat.completions.create(**known, extra_body={"ignore_eos": True}, stream=True)
 
 
@@ -46,15 +49,15 @@ def test_closing_a_stream_frees_the_decoder(server, gateway, chat):
     before = generated(server)
     with long_stream(chat) as stream:
         next(iter(stream))
-    check_freed(server, gateway, before, 900)
+    check_freed(server, gateway, before, ALL)
 
 
 def test_a_dropped_connection_ends_every_choice(server, gateway):
     before = generated(server)
     with connect(gateway.url) as client:
-        client.sendall(request_bytes({**LONG, "stream": True, "n": 3, "temperature": 1}))
+        client.sendall(request_bytes({**LONG, "stream": True}))
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
-    check_freed(server, gateway, before, 3 * 900)
+    check_freed(server, gateway, before, ALL)
 
 
 def test_leaving_before_a_whole_answer_frees_the_decoder(server, gateway):
@@ -63,7 +66,7 @@ def test_leaving_before_a_whole_answer_frees_the_decoder(server, gateway):
     with connect(gateway.url) as client:
         client.sendall(request_bytes(LONG))
         time.sleep(0.1)
-    check_freed(server, gateway, before, 900)
+    check_freed(server, gateway, before, ALL)
 
 
 def test_leaving_at_once_frees_the_decoder_though_pictures_were_still_being_read(server, gateway, photos):
@@ -72,13 +75,13 @@ def test_leaving_at_once_frees_the_decoder_though_pictures_were_still_being_read
     message = user(*[picture_part(photo) for photo in photos[:4]], text_part("What?"))
     with connect(gateway.url) as client:
         client.sendall(request_bytes({**LONG, "messages": [message], "max_tokens": 400}))
-    check_freed(server, gateway, before, 400)
+    check_freed(server, gateway, before, 8 * 400)
 
 
 def test_a_stop_word_frees_the_decoder(server, gateway):
     before = generated(server)
-    answer = send(gateway.url, {**LONG, "max_tokens": 20}).json["choices"][0]["message"]["content"]
-    told = send(gateway.url, {**LONG, "stop": answer[20:23]})
+    answer = send(gateway.url, {**WORDY, "max_tokens": 20}).json["choices"][0]["message"]["content"]
+    told = send(gateway.url, {**WORDY, "stop": answer[20:23]})
     assert told.json["choices"][0]["finish_reason"] == "stop"
     check_freed(server, gateway, before, 900)
 
@@ -88,7 +91,7 @@ def test_a_client_that_reads_nothing_is_left(server):
     settings = GatewaySettings(port=0, limits=Limits(write_s=0.3))
     with GatewayServer(settings, server.grpc_url) as gateway, connect(gateway.url) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        body = {**LONG, "stream": True, "logprobs": True, "n": 8, "temperature": 1, "max_tokens": 900}
+        body = {**LONG, "stream": True, "logprobs": True}
         client.sendall(request_bytes(body))
         assert wait_until(lambda: running(server) > 0)
         assert wait_until(lambda: b'requests_total{status="499"} 1' in send(gateway.url, path="/metrics").body, 20)
@@ -98,9 +101,9 @@ def test_a_client_that_reads_nothing_is_left(server):
 def test_who_waits_for_a_turn_can_leave_too(server):
     with GatewayServer(GatewaySettings(port=0, limits=Limits(answers=1)), server.grpc_url) as gateway:
         with connect(gateway.url) as first, connect(gateway.url) as second:
-            first.sendall(request_bytes({**LONG, "stream": True}))
+            first.sendall(request_bytes({**WORDY, "stream": True}))
             assert first.recv(4096)
-            second.sendall(request_bytes(LONG))
+            second.sendall(request_bytes(WORDY))
             assert wait_until(lambda: door_figure(gateway, "num_requests_waiting") == 1)
             second.close()
             assert wait_until(lambda: door_figure(gateway, "num_requests_waiting") == 0)
@@ -117,5 +120,4 @@ def test_a_gateway_that_stops_ends_its_streams_and_frees_the_decoder(server):
         with pytest.raises(openai.APIError, match="E-CANCEL-SHUTDOWN"):
             list(stream)
     assert wait_until(lambda: running(server) == 0)
-    time.sleep(0.15)
-    assert figure(server, "tokens_total", "generated") - before < 900
+    assert generated(server) - before < ALL
