@@ -112,10 +112,15 @@ def gateway_options(command: F) -> F:
 
 
 def start_gateway(settings: GatewaySettings, triton_url: str, drain_s: float) -> GatewayServer:
-    """Raises ``MissingToolError`` E-TOOL-GATEWAY without the extra, and what ``GatewayServer`` raises."""
+    """In a process of its own: its heap is set up for bodies.
+
+    Raises ``MissingToolError`` E-TOOL-GATEWAY without the extra, and what ``GatewayServer`` raises.
+    """
     check_gateway_packages()
+    from nvlm_trt.gateway.heap import give_back_large_blocks
     from nvlm_trt.gateway.server import GatewayServer
 
+    give_back_large_blocks()
     return GatewayServer(settings, triton_url, drain_s=drain_s)
 
 

@@ -26,8 +26,8 @@ _MAX_END_BYTES = 1 << 17
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _LOCAL_MAGIC = b"PK\x03\x04"
 _ENCRYPTED = 0x1
-# What the library raises for bytes that are no archive: too many kinds to let any of them out. NotImplementedError is
-# its word for a version or a compression that a damaged header asks for.
+# What zipfile raises for bytes that are no archive: too many kinds to let any of them out. NotImplementedError comes
+# from the standard library, where a damaged header asks for a version or a compression that it does not know.
 _NOT_A_ZIP = (zipfile.BadZipFile, NotImplementedError, OverflowError, ValueError, struct.error, OSError)
 
 
