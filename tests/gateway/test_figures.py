@@ -43,6 +43,15 @@ def settled(server) -> Mapping[str, float]:
 
 @pytest.fixture(scope="module")
 def traffic(server):
+    """A stream that ends before its client is seen to have left, as on a busy machine, was not left: once more then."""
+    for _ in range(4):
+        figures = make_traffic(server)
+        if figures[1]["nvlm_decoder_request_success_total{finished_reason=abort}"]:
+            break
+    return figures
+
+
+def make_traffic(server):
     """What both pages said of: two streams, a whole answer, a picture asked about twice, two choices, a refusal, and a
     stream that is left. Figures of the server are differences, those of the gateway are all it has."""
     before = settled(server)
