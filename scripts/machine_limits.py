@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from onnx import TensorProto, helper
 
 from nvlm_trt.embedded.config import linear_shapes
@@ -118,6 +117,8 @@ def _product_rate(size: int = 2048) -> float:
 
 def _product(rows: int, columns: int) -> Any:
     """``x`` [n, columns] times a constant [columns, rows], in ONNX Runtime."""
+    import onnxruntime
+
     weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[columns, rows])
     weight.data_location = TensorProto.EXTERNAL
     weight.external_data.add(key="location", value="w")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -51,6 +50,8 @@ VARIANTS: dict[str, Sequence[str] | None] = {
 
 def run(folder: Path, checkpoint_folder: Path, tiles: NDArray[np.uint8]) -> tuple[int, dict[str, NDArray[Any]]]:
     """The weights' bytes, and what each layer and the whole graph make of the tiles."""
+    import onnxruntime
+
     model = read_graph(folder)
     weights = map_weights(model, folder, checkpoint_folder)
     nbytes = sum(array.nbytes for array in weights.values())

@@ -22,7 +22,6 @@ _IDLE = {
     "nvlm_gateway_num_requests_running": 0,
     "nvlm_gateway_num_requests_waiting": 0,
 }
-_OF_LIBRARIES = {".ses"}  # ONNX Runtime, when it is imported
 
 
 @contextmanager
@@ -70,5 +69,5 @@ def left_behind(prefixes: set[str], pids: Iterable[int], folder: Path) -> list[s
     return [
         *(f"process {pid}" for pid in pids if Path(f"/proc/{pid}").exists()),
         *(f"/dev/shm/{name}" for name in files),
-        *(f"temporary file {name}" for name in sorted(files_of(folder) - _OF_LIBRARIES)),
+        *(f"temporary file {name}" for name in sorted(files_of(folder))),
     ]

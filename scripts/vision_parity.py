@@ -18,12 +18,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -146,7 +146,7 @@ def main(
         "versions": {
             "nvlm_trt": __version__,
             "numpy": np.__version__,
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": version("onnxruntime"),
             "python": platform.python_version(),
             "torch": torch.__version__,
         },

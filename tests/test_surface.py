@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 # The only modules that may need more than the package's own dependencies when they are imported.
 NEEDS_TORCH = ("nvlm_trt.reference.", "nvlm_trt.embedded.pytorch.", "nvlm_trt.mini.")
 NEEDS_TRITON = ("nvlm_trt.serving.triton",)
+# Environment variables that keep ONNX Runtime and TensorRT-LLM from reporting what is done with them.
+SWITCHES = ("ORT_DISABLE_TELEMETRY", "TRTLLM_NO_USAGE_STATS")
 # Run, never imported.
 PROGRAMS = ("nvlm_trt.__main__", "nvlm_trt.keeper", "nvlm_trt.tied_exec")
 
@@ -46,8 +49,28 @@ def test_the_package_itself_offers_its_version() -> None:
     assert nvlm_trt.__all__ == ["__version__"]
 
 
-def test_every_module_says_what_it_offers_and_none_loads_torch_or_tensorrt() -> None:
+def test_every_module_says_what_it_offers_and_none_loads_torch_or_tensorrt_or_writes_a_file(tmp_path: Path) -> None:
     names = modules()
     assert len(names) > 50
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *names], cwd=ROOT, capture_output=True, text=True, check=True)
+    # ONNX Runtime reports nothing where CI is set, and so would not be caught there.
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", *SWITCHES)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *names],
+        cwd=ROOT,
+        env=environment | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_user_says_about_usage_reports_stays() -> None:
+    program = f"import os, nvlm_trt; print(*(os.environ[name] for name in {SWITCHES}))"
+    environment = {name: value for name, value in os.environ.items() if name not in SWITCHES}
+    for given, found in ({}, "1 1"), (dict.fromkeys(SWITCHES, "0"), "0 0"):
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment | given, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == found.split()
