@@ -45,14 +45,14 @@ def judge(run: Run, peak: float, growths: Mapping[str, Growth | None], left: Seq
             len(good) == len(answered) > 0,
             f"{len(good)} of {len(answered)}, {by_token} of them token by token, {sum(o.tokens for o in good)} tokens",
         ),
-        Claim("nothing fails but for overload", not failed, str(dict(failed)) if failed else "nothing"),
+        Claim("nothing fails except by refusal", not failed, str(dict(failed)) if failed else "nothing"),
         Claim(
             f"goodput stays within {1 - _KEPT:.0%} of its peak",
             least >= _KEPT * peak if long else None,
             f"{middle:.1f} a second, least {least:.1f} of {len(rates)} windows; peak {peak:.1f}",
         ),
         Claim(
-            f"who is refused is told within {_AT_ONCE_S:g} s",
+            f"a refusal arrives within {_AT_ONCE_S:g} s",
             at_once <= _AT_ONCE_S if long else None,
             f"{len(refused)} of {len(run.outcomes)}"
             + (f", p50 {quantile(waits, 0.5) * 1e3:.1f} ms, p99 {at_once * 1e3:.1f} ms" if waits else ""),

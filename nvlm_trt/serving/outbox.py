@@ -25,7 +25,7 @@ from nvlm_trt.embedded.request import Emission
 __all__ = ["Outbox", "Recipient"]
 
 # Of all cores. The server, the detokeniser and the client pay five times what this thread does for a response
-# (docs/measurements/embedded.md): telling takes at most some 12 % of the machine.
+# (docs/measurements/serving.md): telling takes at most some 12 % of the machine.
 SHARE = 0.02
 
 _log = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ def test_a_short_soak_holds_what_it_claims(deployment: Path, server: TritonServe
     found = json.loads((tmp_path / "soak.json").read_bytes())
     held = {claim["what"]: claim["held"] for claim in found["claims"]}
     assert held["every answer is the one given alone"] is True
-    assert held["nothing fails but for overload"] is True
+    assert held["nothing fails except by refusal"] is True
     assert held["everything is given back"] is True
     assert held["memory of gateway is flat"] is None  # too short to be judged
     assert set(found["memory"]) >= {"server", "gateway", "preprocessing", "tensorrt_llm", "postprocessing"}
@@ -63,8 +63,8 @@ def test_a_good_run_is_judged_so() -> None:
     ("run", "what"),
     [
         ({"right": False}, ["every answer is the one given alone", "goodput stays within 10% of its peak"]),
-        ({"code": "lost"}, ["nothing fails but for overload", "goodput"]),
-        ({"code": "E-BUSY-DOOR", "end_s": 200.0}, ["goodput", "who is refused is told within 0.25 s"]),
+        ({"code": "lost"}, ["nothing fails except by refusal", "goodput"]),
+        ({"code": "E-BUSY-DOOR", "end_s": 200.0}, ["goodput", "a refusal arrives within 0.25 s"]),
     ],
 )
 def test_what_is_not_well_is_named(run: dict[str, Any], what: list[str]) -> None:
