@@ -1,4 +1,4 @@
-"""An answer: its pieces as they come, and all of them together."""
+"""An answer: its chunks as they arrive, and the whole of it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Answer:
 class PromptFacts:
     """What a question costs before it is asked.
 
-    ``image_sizes`` are (width, height) in pixels, ``tile_grids`` (columns, rows), one of each for a picture.
-    ``image_tokens`` of the ``input_tokens`` stand for tiles.
+    ``image_sizes`` are (width, height) in pixels and ``tile_grids`` (columns, rows), one per picture. ``image_tokens``
+    of the ``input_tokens`` stand for tiles.
     """
 
     input_tokens: int
@@ -60,7 +60,7 @@ class PromptFacts:
 
 
 class AnswerStream:
-    """Iterate for the chunks of one answer. To leave early, ``close`` it: the server stops working on it then."""
+    """Iterate over the chunks of one answer. ``close`` it to leave early; the server then stops working on it."""
 
     def __init__(self, chunks: Generator[Chunk, None, None], request_id: str) -> None:
         self.request_id = request_id
@@ -82,7 +82,7 @@ class AnswerStream:
         return chunk
 
     def finish(self) -> Answer:
-        """Wait for the end; the whole answer, chunks already taken included."""
+        """Wait for the end and return the whole answer, chunks already taken included."""
         for _ in self:
             pass
         if not self._received:

@@ -1,9 +1,9 @@
-"""The gRPC door for a program that answers many at once: ``GrpcClient``'s calls on asyncio.
+"""``GrpcClient``'s calls on asyncio, for a program that answers many requests at once.
 
-Cancelling a coroutine that reads a gRPC call cancels the call, and one cancelled just as it ends can leave Triton's
-ensemble unable to unload. So a task of its own reads each call to its end, and who leaves early only asks the decoder
-to stop. That is repeated until the end comes: a request that is still having its pictures encoded is not in the decoder
-yet, and a stop that comes before it stops nothing.
+Cancelling a coroutine that reads a gRPC call cancels the call, and a call cancelled just as it ends can leave Triton's
+ensemble unable to unload. So a separate task reads each call to its end, and a caller that leaves early only asks the
+decoder to stop. The stop is repeated until the end comes, because a request whose pictures are still being encoded is
+not in the decoder yet, and a stop that comes too early stops nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LEAVE_S = 60.0
 
 
 class AsyncGrpcClient:
-    """One connection, any number of requests at once; to be made and used in one event loop."""
+    """One connection with any number of requests at once; create and use it in one event loop."""
 
     def __init__(self, url: str, timeout_s: float = 60.0) -> None:
         """``url`` is grpc://HOST:PORT; ``timeout_s`` bounds each wait. Raises ``UsageError`` E-USAGE-URL."""
@@ -57,7 +57,7 @@ class AsyncGrpcClient:
         timeout_s: float | None = None,
         parameters: Mapping[str, str] | None = None,
     ) -> AsyncAnswer:
-        """Send the ensemble's inputs by name. The answer must be read to its end or left."""
+        """Send the ensemble's inputs by name. Read the answer to its end, or leave it."""
         call = self._stub.ModelStreamInfer(iter([write_request("ensemble", request_id, values, parameters=parameters)]))
         return AsyncAnswer(self, call, request_id, timeout_s or self.timeout_s)
 
@@ -72,7 +72,7 @@ class AsyncGrpcClient:
             raise grpc_failure(error, self.url, _STOP_TIMEOUT_S) from None
 
     async def measure(self, values: Mapping[str, Any], request_id: str) -> PromptFacts:
-        """What the prompt of the ensemble's inputs ``values`` costs; the engines do nothing."""
+        """What the prompt made of the ensemble's inputs ``values`` costs; the engines do no work."""
         try:
             response = await self._stub.ModelInfer(measure_request(values, request_id), timeout=self.timeout_s)
         except grpc.RpcError as error:
@@ -89,7 +89,7 @@ class AsyncGrpcClient:
         return {key: value.string_value for key, value in response.config.parameters.items()}
 
     async def close(self) -> None:
-        """Wait for every answer's end, those that were left included."""
+        """Wait for the end of every answer, including those that were left."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_STOP_TIMEOUT_S)
         await self._channel.close()
@@ -103,7 +103,7 @@ class AsyncGrpcClient:
 
 
 class AsyncAnswer:
-    """The chunks of one answer. ``over`` is done when the server has nothing more to do for it."""
+    """The chunks of one answer. ``over`` is done when the server has no more work for it."""
 
     def __init__(self, client: AsyncGrpcClient, call: Any, request_id: str, timeout_s: float) -> None:
         self._client = client
@@ -138,7 +138,7 @@ class AsyncAnswer:
                 return read_chunk(response.infer_response)
 
     def leave(self) -> None:
-        """Have the server end the answer, if it has not. Does not wait."""
+        """Have the server end the answer if it is still running. Does not wait."""
         if not self.over.done() and not self._left:
             self._left = True
             self._client.run(self._leave())

@@ -1,7 +1,7 @@
 """What goes wrong between a client and a server, as errors of our tree.
 
-What the server's models say carries a code and comes back as that error. What Triton or a library says has none: it
-becomes one sentence of ours, with the original as a note that only a traceback shows.
+A message from the server's models carries a code and becomes that error again. A message from Triton or a library has
+none: it becomes one sentence of ours, with the original as a note that only a traceback shows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["lost", "refused", "timed_out", "unreachable", "unreadable"]
 
 
 def refused(message: str) -> NvlmError:
-    """For a message in a server's answer."""
+    """The error for a message in a server's answer."""
     known = from_message(message)
     if known is not None:
         return known

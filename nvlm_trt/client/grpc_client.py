@@ -1,11 +1,11 @@
-"""The gRPC door: one ``ModelStreamInfer`` call for each request.
+"""A client over gRPC: one ``ModelStreamInfer`` call for each request.
 
-The call is made on the generated stub, not through tritonclient's stream, which allows one stream for each client and
-names neither the request nor the kind of an error. Triton gives no sign of life between tokens and gRPC only knows
-deadlines for whole calls, so a thread reads and the caller waits for it, no longer than ``timeout_s`` each time.
+It calls the generated stub, not tritonclient's stream, which allows one stream for each client and names neither the
+request nor the kind of an error. Triton gives no sign of life between tokens, and gRPC only has deadlines for whole
+calls. So a thread reads, and the caller waits for it, at most ``timeout_s`` each time.
 
-A call that is cancelled just after its end can leave Triton's ensemble unable to unload. So who leaves early asks the
-decoder to stop, takes what still comes, and only then, if the end does not come, cancels.
+A call that is cancelled just after its end can leave Triton's ensemble unable to unload. So a caller that leaves early
+asks the decoder to stop, takes what still comes, and cancels only if the end does not come.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CHANNEL = [
 
 
 class GrpcClient:
-    """One connection, any number of requests at once from any thread. ``close`` it.
+    """One connection with any number of requests at once, from any thread. ``close`` it.
 
     ``timeout_s`` bounds each wait for the next piece of an answer.
     """
@@ -74,7 +74,7 @@ class GrpcClient:
         return AnswerStream(self._chunks(values, request_id), request_id)
 
     def measure(self, question: str, images: Sequence[bytes] = ()) -> PromptFacts:
-        """Ask only what the question would cost; the engines do nothing."""
+        """Ask only what the question would cost; the engines do no work."""
         values = request_values(question, images, AskOptions(max_tokens=1, stream=False))
         try:
             response = self._stub.ModelInfer(measure_request(values, ""), timeout=self.timeout_s)
@@ -174,7 +174,7 @@ def stop_request(request_id: str) -> Any:
 
 
 def measure_request(values: Mapping[str, Any], request_id: str) -> Any:
-    """A request to ``preprocessing`` alone, for the facts about the prompt and not for its tiles."""
+    """A request to ``preprocessing`` alone, which asks for the facts about the prompt and not for its tiles."""
     return write_request("preprocessing", request_id, values, outputs=FACTS)
 
 
@@ -201,7 +201,7 @@ def read_chunk(response: Any) -> Chunk:
 
 
 def grpc_failure(error: grpc.RpcError, url: str, timeout_s: float) -> NvlmError:
-    """The error of a call to ``url`` that had ``timeout_s`` seconds."""
+    """The error for a failed call to ``url`` that had ``timeout_s`` seconds."""
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("in ensemble"):
         return lost(details) if "reset" in details.lower() else unreachable(url, details)

@@ -1,8 +1,8 @@
-"""The HTTP door: ``/generate_stream`` (server-sent events) and ``/generate``.
+"""A client over HTTP: ``/generate_stream`` (server-sent events) and ``/generate``.
 
-Triton's status codes cannot be relied on here: an error of a model has status 400 whatever it was, one after the first
+Triton's status codes cannot be trusted here. A model's error has status 400 whatever it was, an error after the first
 token comes in a stream of status 200, and ``/generate`` may say 200 with nothing but an error in it. So every body is
-looked into. The end of a stream is the end of its body.
+inspected. A stream ends where its body ends.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _STOP_TIMEOUT_S = 5.0
 
 
 class HttpClient:
-    """One connection for each request, none kept. Any thread may use it.
+    """One connection per request, none kept open. Any thread may use it.
 
-    ``timeout_s`` bounds each wait: for the connection, and for each next piece of an answer. Who leaves before an
-    answer's end has the server stop it, unless ``stops`` is false.
+    ``timeout_s`` bounds each wait: for the connection, and for each next piece of an answer. When a caller leaves
+    before an answer's end the server is told to stop it, unless ``stops`` is false.
     """
 
     def __init__(self, url: str, timeout_s: float = 60.0, *, stops: bool = True) -> None:
@@ -55,7 +55,7 @@ class HttpClient:
         )
 
     def measure(self, question: str, images: Sequence[bytes] = ()) -> PromptFacts:
-        """Ask only what the question would cost; the engines do nothing."""
+        """Ask only what the question would cost; the engines do no work."""
         values = request_values(question, images, AskOptions(max_tokens=1, stream=False))
         inputs = [
             {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": [values["text_input"]]},
@@ -80,7 +80,7 @@ class HttpClient:
                 pass
 
     def close(self) -> None:
-        """Nothing is kept open; here so that clients can be exchanged."""
+        """Does nothing, because nothing is kept open; it makes the two clients interchangeable."""
 
     def __enter__(self) -> HttpClient:
         return self

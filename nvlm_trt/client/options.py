@@ -1,4 +1,4 @@
-"""What one can ask of a server, checked before it is sent, with the codes the server would use."""
+"""The options of a question, checked before it is sent, with the codes the server would use."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SAMPLING = frozenset(field.name for field in fields(Sampling))
 
 @dataclass(frozen=True, slots=True)
 class AskOptions:
-    """How to answer. None leaves a choice to the server, which is greedy unless asked otherwise.
+    """How to answer. None leaves a choice to the server, which is greedy by default.
 
-    ``stream`` sends tokens as they come; without it the whole answer comes in one piece.
-    Raises ``RequestError`` E-PARAM-RANGE, E-PROMPT-UTF8.
+    ``stream`` sends tokens as they come; without it the whole answer comes in one piece. Raises ``RequestError``
+    E-PARAM-RANGE, E-PROMPT-UTF8.
     """
 
     max_tokens: int = 128
@@ -51,7 +51,7 @@ class AskOptions:
 
 
 def request_values(question: str, images: Sequence[bytes], options: AskOptions) -> dict[str, Any]:
-    """The ensemble's inputs by name; pictures as data URIs, whose media type the server does not look at.
+    """The ensemble's inputs by name; pictures as data URIs, whose media type the server ignores.
 
     Raises ``RequestError`` E-PROMPT-UTF8: Python's text may hold lone surrogates, which no protocol can carry.
     """

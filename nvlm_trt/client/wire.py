@@ -1,4 +1,4 @@
-"""Requests and responses of the KServe v2 gRPC protocol, between Python values and messages."""
+"""Converts between Python values and the messages of the KServe v2 gRPC protocol."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def write_request(
 ) -> Any:
     """A ``ModelInferRequest`` with one input for each value: a scalar is [1], a list of texts [n].
 
-    ``batched`` puts an axis of one in front, for models with a batch axis. ``parameters`` are the request's own, which
-    an ensemble hands to each of its steps.
+    ``batched`` adds a leading axis of one, for models with a batch axis. ``parameters`` are the request's own, which an
+    ensemble passes on to each of its steps.
     """
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     for name, value in values.items():
@@ -51,7 +51,8 @@ def write_request(
 
 
 def read_outputs(response: Any) -> dict[str, list[Any]]:
-    """All outputs of a ``ModelInferResponse`` by name, flat; texts as bytes. Raises ``ValueError`` for another form."""
+    """All outputs of a ``ModelInferResponse`` by name, flat; texts as bytes. Raises ``ValueError`` for any other form.
+    """
     if len(response.outputs) != len(response.raw_output_contents):
         raise ValueError("outputs without contents")
     return {

@@ -1,9 +1,9 @@
-"""A pool of blocks: every sequence has a table of blocks, and blocks of equal content are one block.
+"""A pool of blocks: every sequence has a table of blocks, and blocks of equal content are shared.
 
-A block has as many users as sequences that read it, and is written by the one that filled it only: what can be shared
-are blocks that a prompt fills, and nothing is ever appended to those. Without users, a block that holds a known
-prefix is kept until its memory is wanted, the least recently used first; a sequence's last blocks go before its first
-ones, because a prefix without its beginning is found by nobody.
+A block counts the sequences that read it, and only the sequence that filled it writes to it. Only blocks that a prompt
+fills can be shared, and nothing is ever appended to those. Without users, a block that holds a known prefix stays
+cached until its memory is needed, the least recently used first. A sequence's last blocks go before its first ones,
+because nobody can find a prefix without its beginning.
 """
 
 from __future__ import annotations

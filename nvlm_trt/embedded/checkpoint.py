@@ -1,6 +1,8 @@
-"""The folder that the decoder exporter writes and TensorRT-LLM compiles: config.json and a safetensors file per rank.
+"""The decoder checkpoint's folder, as the exporter writes it and TensorRT-LLM compiles it: config.json and one
+safetensors file per rank.
 
-Checked on opening, from the header and the scales alone. Weights stay mapped, and FP8, until a session loads them.
+It is checked on opening, from the header and the scales alone. Weights stay mapped, and FP8, until a session loads
+them.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class DecoderCheckpoint:
         return self._file.read(name)
 
     def drop_pages(self, name: str) -> None:
-        """Let go of the memory that reading the tensor has filled."""
+        """Release the memory that reading the tensor has filled."""
         self._file.drop_pages(name)
 
     def scale(self, name: str) -> np.float32:

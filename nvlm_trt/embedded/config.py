@@ -1,6 +1,6 @@
 """The decoder checkpoint's config.json, in the form of TensorRT-LLM 1.2.1, and the tensors that follow from it.
 
-A checkpoint for several GPUs has a file per rank. What tensor parallelism cuts is heads, the MLP's inner width and the
+A checkpoint for several GPUs has a file per rank. Tensor parallelism cuts heads, the MLP's inner width and the
 vocabulary, so one rank holds the tensors of a smaller decoder, ``part``, and the hidden size stays whole.
 """
 
@@ -114,7 +114,8 @@ class CheckpointConfig:
 
     @property
     def part(self) -> DecoderConfig:
-        """What one rank computes. Its ``vocab_size`` rows of lm_head are padded where the ranks do not divide them."""
+        """What one rank computes. Its ``vocab_size`` rows of lm_head are padded where the vocabulary does not divide
+        evenly."""
         decoder, tp = self.decoder, self.tp
         return dataclasses.replace(
             decoder,

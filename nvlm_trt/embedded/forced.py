@@ -1,7 +1,8 @@
 """What a model would have said at each step of an answer that somebody else gave.
 
-Prompts enter in the chunks, and tokens one by one, that the engine would have used, so a model's own answer put through
-here meets the very logits it was sampled from. Up to a pool's slots go together; no row's bits depend on its company.
+Prompts enter in the chunks, and tokens one by one, that the engine would have used. So a model's own answer gives
+exactly the logits it was sampled from. As many answers as a pool has slots run together; no row's bits depend on its
+company.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ Forced = tuple[GenerationRequest, Sequence[int]]
 
 
 def forced_logits(pool: Pool, limits: Limits, forced: Iterable[Forced]) -> Iterator[NDArray[np.float32]]:
-    """For each, float32 [tokens + 1, vocab]: what is to follow the prompt, the first token, ..., the last one.
+    """For each answer, float32 [tokens + 1, vocab]: the logits after the prompt, after the first token, ..., after the
+    last.
 
     ``pool`` is empty, and empty again at the end; ``limits`` are those of the engine that is followed.
     """

@@ -1,4 +1,4 @@
-"""One step of the model, and the tokens it gives."""
+"""One step of the model and the tokens it gives."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ __all__ = ["Generation"]
 
 
 class Generation:
-    """Runs steps over a pool; ``model_s`` counts the seconds that are the model's."""
+    """Runs steps over a pool; ``model_s`` counts the seconds spent in the model."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.model_s = 0.0
 
     def run(self, step: Step) -> Iterator[list[tuple[Sequence, Emission]]]:
-        """What each call of the model gives, as it comes: who waits for a first token need not wait for the next
-        prompt.
+        """What each call of the model gives, as soon as it is there: a first token does not wait for the next prompt.
         """
         if step.decoding:
             logits = self._timed(self._pool.decode, step.decoding)
@@ -47,7 +46,7 @@ class Generation:
 
 
 def _sampled(logits: NDArray[np.float32], sequences: list[Sequence]) -> list[tuple[Sequence, Emission]]:
-    """A new token for each, but for those whose old ones are still on their way back into the pool."""
+    """A new token for each sequence, except those whose old tokens are still on their way back into the pool."""
     fresh = [index for index, sequence in enumerate(sequences) if sequence.cached == sequence.length]
     if len(fresh) < len(sequences):
         logits, sequences = logits[fresh], [sequences[index] for index in fresh]

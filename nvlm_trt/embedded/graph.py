@@ -2,34 +2,34 @@
 
     rows [B,S,H] ─► (norm ─► qkv ─► GroupQueryAttention ─► dense ─► norm ─► fc, gate ─► proj) per layer ─► logits [B,V]
 
-Each linear computes what an FP8 engine does, ``(e4m3(x / x_scale) @ stored.T) * (x_scale * w_scale)``: the product of
-two e4m3 numbers is exact in float32, so only the sum's order differs from the hardware's. Weights enter as
-FLOAT8E4M3FN initializers in the checkpoint's own layout; Cast and Transpose fold when the session loads them, the
-scale folds into the MatMul.
+Each linear computes what an FP8 engine does, ``(e4m3(x / x_scale) @ stored.T) * (x_scale * w_scale)``. The product of
+two e4m3 numbers is exact in float32, so only the sum's order differs from the hardware's. Weights enter as FLOAT8E4M3FN
+initializers in the checkpoint's own layout; Cast and Transpose fold when the session loads them, and the scale folds
+into the MatMul.
 
-**Rounding to e4m3 by arithmetic.** ONNX Runtime's QuantizeLinear is exact but goes element by element, which took
-40 % of a batched step. ``e4m3`` does it with six vectorised float32 operations: taken from a number about 2^20 times as
-large, x is rounded to that number's spacing, and taking the result away again leaves x with its four leading bits, ties
-to even. The factor is 2^20 - 1, because with 2^20 or more the difference can pass a power of two, where the spacing
-doubles. Where e4m3 is subnormal the large number is 1.5 * 2^14, whose spacing is e4m3's, 2^-9. Equal to a cast on
-every float32 from 2^-13 to 512, of both signs.
+**Rounding to e4m3 by arithmetic.** ONNX Runtime's QuantizeLinear is exact but goes element by element, which took 40 %
+of a batched step. ``e4m3`` does it with six vectorised float32 operations. Subtracted from a number about 2^20 times as
+large, x is rounded to that number's spacing, and subtracting that from the number again leaves x with its four leading
+bits, ties to even. The factor is 2^20 - 1, because with 2^20 or more the difference can pass a power of two, where the
+spacing doubles. Where e4m3 is subnormal the large number is 1.5 * 2^14, whose spacing is e4m3's, 2^-9. The result
+equals a cast on every float32 from 2^-13 to 512, of both signs.
 
 **An FP8 cache** is emulated: keys, after rotation, and values are rounded as they would be stored, and kept in float32.
 TensorRT-LLM's FP8 attention also rounds queries and probabilities; that is not done here.
 
-**A row's bits do not depend on its company.** Measured on ONNX Runtime 1.31 (AVX-512, one and two threads), and kept
-true by a test: MatMul with a constant right side gives a row the same bits for every number of rows from 1 to 300,
-because the packed kernel sums along K in fixed blocks; norms and SiLU work row by row; GroupQueryAttention treats
-each (sequence, head) alone, so neither batch size, nor neighbours, nor stale rows beyond the length show. One thing
-does show: attention over one row (S = 1) takes another kernel than over several, about 1e-7 apart. Hence the
-scheduler's rule that a prompt is cut into the same chunks whoever else is running, and that generated tokens always
-go one by one.
+**A row's bits do not depend on its company.** This was measured on ONNX Runtime 1.31 (AVX-512, one and two threads),
+and a test keeps it true. MatMul with a constant right side gives a row the same bits for every number of rows from 1 to
+300, because the packed kernel sums along K in fixed blocks. Norms and SiLU work row by row. GroupQueryAttention treats
+each (sequence, head) alone, so neither batch size, nor neighbours, nor stale rows beyond the length have an effect. One
+thing does: attention over one row (S = 1) takes another kernel than over several, about 1e-7 apart. Hence the
+scheduler's rule that a prompt is cut into the same chunks whoever else is running, and that generated tokens always go
+one by one.
 
-**What quantised activations cost in agreement.** Two correct implementations differ by float32's last bit, and an
-activation that close to the border of two e4m3 numbers falls to one side in one and to the other in the other. Seen
-on a small random decoder with prompts of 20 to 80 positions: 5 of 16 prompts met one such value here, 13 of 16 in a
-plain float32 forward, both against float64, and it moved the logits by up to 0.2 of their deviation. Without
-quantised activations all agree to 5e-6.
+**What quantised activations cost in agreement.** Two correct implementations differ in float32's last bit, and an
+activation that close to the border of two e4m3 numbers falls to one side in one and to the other in the other. On a
+small random decoder with prompts of 20 to 80 positions, 5 of 16 prompts met one such value here, 13 of 16 in a plain
+float32 forward, both against float64, and it moved the logits by up to 0.2 of their deviation. Without quantised
+activations all agree to 5e-6.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class _DecoderGraph:
         return query, key, value
 
     def positions(self) -> str:
-        """int64 [B, S], of the rows in their sequences: the last one's is given."""
+        """int64 [B, S], the positions of the rows in their sequences, computed from the last one's."""
         node, axis = self.node, self.writer.integers(1)
         rows = node("Squeeze", node("Shape", ROWS, start=1, end=2), self.writer.integers(0))
         zero, one = (self.writer.constant(np.array(value, np.int64)) for value in (0, 1))
@@ -168,8 +168,8 @@ class _DecoderGraph:
         return self.node("SimplifiedLayerNormalization", hidden, weight, axis=-1, epsilon=self.config.norm_eps)
 
     def linears(self, hidden: str, *prefixes: str) -> list[str]:
-        """Linears over one input, which is quantised once, under the larger of their scales: what the engine's builder
-        keeps when it fuses fc and gate. They are quantised all or none.
+        """Linears over one input, which is quantised once, under the larger of their scales: the one that
+        TensorRT-LLM's builder keeps when it fuses fc and gate. All of them are quantised or none.
         """
         node, restored_by = self.node, None
         if prefixes[0] not in self.quantized:

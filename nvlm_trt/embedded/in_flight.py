@@ -1,8 +1,8 @@
 """In-flight batching: a scheduler over a pool and its model, in a thread of its own.
 
-``submit`` and ``cancel`` only write to the scheduler's books under a lock; everything else happens in the engine's
-thread, which plans a step under the lock, runs it without, and closes the books. Tokens are told as the model gives
-them, ends when the books are closed: a request that ends has given back its memory before its listener hears of it. A
+``submit`` and ``cancel`` only write to the scheduler's books under a lock. Everything else happens in the engine's
+thread, which plans a step under the lock, runs it without, and closes the books. Tokens are reported as the model gives
+them, ends once the books are closed: a request that ends has returned its memory before its listener hears of it. A
 listener may call the engine, and a slow one delays what comes next but blocks nobody's ``submit``. Whatever ends the
 thread ends every open request with an emission: silence is not an answer.
 """
@@ -50,7 +50,7 @@ class InFlightEngine:
 
     def submit(self, request: GenerationRequest, listener: Listener, begun: Callable[[], None] | None = None) -> None:
         """Raises ``RequestError`` E-PROMPT-*, E-PARAM-SHAPE, ``OverloadedError`` E-BUSY-QUEUE, and ``ArtefactError``
-        E-ENGINE-FAULT or E-ENGINE-CLOSED when the engine runs no more.
+        E-ENGINE-FAULT or E-ENGINE-CLOSED when the engine no longer runs.
         """
         self._check_open()
         runner, block_size = self._pool.runner, self._pool.block_size
@@ -80,8 +80,9 @@ class InFlightEngine:
     def metrics(self) -> dict[str, Any]:
         """Requests by state, the pool's figures, and totals since the start.
 
-        ``step_s`` less ``model_s`` is the engine's own time. Of ``prompt_tokens`` let in, ``reused_tokens`` were there
-        already, ``hit_rate`` of them; who was thrown out and let in again counts again.
+        ``step_s`` minus ``model_s`` is the engine's own time. ``hit_rate`` is the share of the admitted
+        ``prompt_tokens`` that were cached already, ``reused_tokens``; a request that was preempted and admitted again
+        counts again.
         """
         with self._changed:
             counts = {**self._scheduler.counts, **self._counts}
@@ -168,7 +169,7 @@ class InFlightEngine:
         self._tell()
 
     def _settle(self, emissions: list[tuple[Sequence, Emission]]) -> None:
-        """Free the memory of those that end. What has to be told is kept first, should this fail."""
+        """Free the memory of the sequences that end. What must be reported is kept first, should this fail."""
         self._untold.extend(emissions)
         for sequence, emission in emissions:
             if emission.finish:

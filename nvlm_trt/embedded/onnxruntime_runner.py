@@ -1,8 +1,8 @@
 """The runner on ONNX Runtime: the graph of ``graph``, weights mapped from the checkpoint, keys and values in place.
 
-Past and present are bound to the same memory, [layer, slot, head, position, channel], so nothing is copied in a step.
-Bindings of decode batches are made once per batch size. The embedding stays mapped in the checkpoint's dtype; only
-the rows of a step are widened to float32.
+Past and present are bound to the same memory, [layer, slot, head, position, channel], so a step copies nothing.
+Bindings of decode batches are made once per batch size. The embedding stays mapped in the checkpoint's dtype; only the
+rows of a step are widened to float32.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The memory that keys and values lie in, and the model over it, as the scheduler sees them.
+"""The memory for keys and values and the model over it, as the scheduler sees them.
 
-Two implementations, one for each kind of runner: ``slot_pool`` and ``block_pool``. A pool is told of whole sequences;
-where their positions lie is its own affair, noted in ``Sequence.place``. Its books may run ahead of the model by one
-step: what has been admitted is run in that order, before anybody is released.
+There are two implementations, one for each kind of runner: ``slot_pool`` and ``block_pool``. The scheduler speaks of
+whole sequences; where their positions lie is the pool's own business, noted in ``Sequence.place``. Its books may run
+ahead of the model by one step: what has been admitted runs in that order before anything is released.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Pool(Protocol):
         """Positions that one sequence can have when it is alone."""
 
     def admit(self, sequence: Sequence, spare: int) -> bool:
-        """Give room for all ids a sequence has so far, and set its ``cached`` to the positions that are there already.
+        """Make room for all ids a sequence has so far, and set its ``cached`` to the positions that are there already.
 
-        False, and nothing is changed, where less than ``spare`` blocks would be left for those who run.
+        Returns False and changes nothing if fewer than ``spare`` blocks would be left for running sequences.
         """
 
     def grow(self, sequence: Sequence) -> bool:
-        """Room for one position more than ``cached``; False when there is none."""
+        """Make room for one position more than ``cached``; False when there is none."""
 
     def release(self, sequence: Sequence) -> None: ...
 
@@ -51,4 +51,4 @@ class Pool(Protocol):
         """Compute position ``cached`` of each; logits [n, vocab]."""
 
     def figures(self) -> dict[str, int]:
-        """``pool_tokens``: positions in all; ``free_tokens``: those that newcomers could have."""
+        """``pool_tokens``: positions in all; ``free_tokens``: those that new sequences could have."""

@@ -1,10 +1,10 @@
-"""By what the beginning of a prompt is known, so that requests that begin alike can share keys and values.
+"""Keys that identify the beginning of a prompt, so that requests that begin alike can share keys and values.
 
 A key stands for a prompt's first blocks, all of them from position 0 on: a 256-bit hash of the key before it and of
-what this block holds. Ordinary ids count as themselves; a virtual id counts as the bytes of the row it points at, so
-two pictures never pass for each other however their ids are numbered. ``prompt_table_extra_ids`` count as well: who
-sends different ones asks for what TensorRT-LLM would do, not to share. They are not believed alone, because a wrong
-one would answer about another picture.
+what this block holds. Ordinary ids count as themselves. A virtual id counts as the bytes of the row it points at, so
+two pictures never match however their ids are numbered. ``prompt_table_extra_ids`` count as well: a client that sends
+different ones does not want to share, as in TensorRT-LLM. They are not trusted alone, because a wrong one would answer
+about another picture.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def prefix_keys(request: GenerationRequest, vocab_size: int, block_size: int) ->
 def reusable_blocks(prompt_length: int, block_size: int, chunk: int) -> int:
     """How many of a prompt's first blocks may come from elsewhere.
 
-    Its last position never: its logits are wanted. Nor may what is left be one row where an empty cache would have
+    Its last position is always computed, for its logits. Nor may a single row be left where an empty cache would have
     computed several: attention over one row has other bits than over several, see ``graph``.
     """
     blocks = (prompt_length - 1) // block_size

@@ -1,4 +1,4 @@
-"""What goes into a decoder engine and what comes out, checked once at construction.
+"""A decoder engine's inputs and outputs, checked once at construction.
 
 The names are those of the ``tensorrt_llm`` Triton model where it has one.
 """
@@ -54,12 +54,12 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One prompt, and how to continue it, ``num_return_sequences`` times: the i-th under the seed plus i, as
-    TensorRT-LLM has it.
+    """One prompt, and how to continue it, ``num_return_sequences`` times: the i-th with the seed plus i, as in
+    TensorRT-LLM.
 
     ``input_ids`` int32 [n]; an id at or above the vocabulary's size is virtual and means row ``id - vocab_size`` of
-    ``prompt_table``, float32 [rows, hidden]. ``extra_ids`` uint64 [n] tell prompts apart that are otherwise the same:
-    only where they are equal too is the prompt's beginning shared. ``embedding_bias`` float32 [vocab] is added to the
+    ``prompt_table``, float32 [rows, hidden]. ``extra_ids`` uint64 [n] distinguish prompts that are otherwise the same:
+    a prompt's beginning is shared only where they are equal too. ``embedding_bias`` float32 [vocab] is added to the
     logits. ``stop_words`` and ``bad_words`` are token sequences. Without ``end_id`` only length and stop words end it.
     """
 
@@ -96,7 +96,7 @@ class GenerationRequest:
 
     @property
     def plain(self) -> bool:
-        """Whether, past ``min_tokens``, nothing but the largest logit is asked for."""
+        """Whether, past ``min_tokens``, only the largest logit is needed."""
         special = self.return_log_probs or self.bad_words or self.embedding_bias is not None
         return self.sampling.greedy and not (special or self.sampling.penalised)
 
@@ -141,7 +141,7 @@ class DecoderEngine(Protocol):
     def metrics(self) -> dict[str, Any]: ...
 
     def close(self, drain_s: float = 0) -> None:
-        """Take no more requests, let the open ones end for ``drain_s`` seconds, then end them with CANCELLED."""
+        """Take no more requests, let the open ones finish for ``drain_s`` seconds, then end them with CANCELLED."""
 
 
 def _in_range(name: str, value: float, low: float, high: float) -> None:

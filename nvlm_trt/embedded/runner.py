@@ -1,14 +1,14 @@
 """One step of the model over a fixed pool of keys and values.
 
-A runner knows nothing of requests: whoever calls it says which sequence grows by which ids, and where its positions
-lie. Two kinds of pool, for two kinds of attention. Where attention reads one contiguous piece of memory per sequence,
-the pool is *slots*; a batch is slots 0 to n - 1, and ``move`` lets the caller keep it so. Where attention can follow a
-table, the pool is *blocks* of a few positions; any sequence may lie in any blocks, several may share one, and nothing
-ever moves.
+A runner knows nothing of requests: its caller says which sequence grows by which ids, and where its positions lie.
+There are two kinds of pool, for two kinds of attention. Where attention reads one contiguous piece of memory per
+sequence, the pool is *slots*; a batch is slots 0 to n - 1, and ``move`` lets the caller keep it so. Where attention can
+follow a table, the pool is *blocks* of a few positions; any sequence may use any blocks, several may share one, and
+nothing ever moves.
 
-Logits are float32, belong to the runner, and are valid until its next call. A runner that fails raises; the engine
-then ends every request with an error. A runner that has something to give back may offer ``close()``; one
-that can fail between two calls, ``alive``.
+Logits are float32, belong to the runner, and are valid until its next call. A runner that fails raises; the engine then
+ends every request with an error. A runner that holds resources may offer ``close()``; one that can fail between two
+calls, ``alive``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["BlockRunner", "Runner", "SlotRunner"]
 
 
 class Runner(Protocol):
-    """What every runner tells about its model."""
+    """What every runner says about its model."""
 
     @property
     def vocab_size(self) -> int: ...

@@ -1,4 +1,4 @@
-"""The runners by name: how each makes a pool of a decoder checkpoint. A new one is a function here and its name."""
+"""The runners by name: how each makes a pool of a decoder checkpoint. To add one, write a function here and name it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def open_pool(name: str, checkpoint: DecoderCheckpoint, options: PoolOptions) ->
 
 
 def _cpu(checkpoint: DecoderCheckpoint, options: PoolOptions) -> Pool:
-    """The compiled one where there is a compiler."""
+    """The compiled runner where there is a compiler."""
     if importlib.util.find_spec("llvmlite") is not None:
         return _compiled(checkpoint, options)
     _LOG.warning("The decoder runs on ONNX Runtime, two to five times slower than compiled code: %s", _GET_COMPILER)
@@ -79,7 +79,7 @@ def _onnxruntime(checkpoint: DecoderCheckpoint, options: PoolOptions) -> Pool:
 
 
 def _torch(checkpoint: DecoderCheckpoint, options: PoolOptions) -> Pool:
-    """On CUDA where PyTorch finds a device, on the CPU otherwise; a process for each rank where there are several."""
+    """On CUDA where PyTorch finds a device, otherwise on the CPU; one process per rank if there are several."""
     try:
         import torch
     except ImportError:

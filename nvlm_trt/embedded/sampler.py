@@ -1,10 +1,10 @@
 """Chooses next tokens from logits, for all rows of a step.
 
-Order of operations, TensorRT-LLM's: bias; temperature; repetition, then presence and frequency penalties, counted over
-prompt and answer; bad words and, before ``min_tokens``, the end id are ruled out; top-k; top-p within what top-k
+The order of operations is TensorRT-LLM's: bias; temperature; repetition, then presence and frequency penalties, counted
+over prompt and answer; bad words and, before ``min_tokens``, the end id are ruled out; top-k; top-p within what top-k
 left. A temperature of 0 means greedy. A log probability is of the distribution before top-k and top-p.
 
-A draw takes one uniform number, a hash of (seed, number of tokens so far), and each row's arithmetic is its own: the
+A draw takes one uniform number, a hash of (seed, number of tokens so far), and each row's arithmetic is its own. So the
 same request gives the same tokens whoever shares its batch. Greedy rows without adjustments, the usual case, cost one
 argmax over the whole batch.
 """
@@ -24,7 +24,8 @@ _NEVER = np.float32(-1e30)
 
 
 def sample(logits: NDArray[np.float32], sequences: list[Sequence]) -> tuple[list[int], list[tuple[float, ...]]]:
-    """``logits`` [n, vocab], left unchanged. The tokens, and of each its log probability where the request wants it."""
+    """The tokens for ``logits`` [n, vocab], which are not changed, and each one's log probability where its request
+    wants it."""
     tokens: list[int] = logits.argmax(axis=1).tolist()
     log_probs: list[tuple[float, ...]] = [()] * len(sequences)
     for index, sequence in enumerate(sequences):
@@ -90,7 +91,7 @@ def _log_prob(row: NDArray[np.float32], token: int) -> float:
 def _draw(row: NDArray[np.float32], sampling: Sampling, number: float) -> int:
     """Of the ids that top-k and top-p leave, in their order, the one at which the running weight passes ``number``.
 
-    Sorting weights without their ids is vectorised in numpy, and the weight at which to cut is all it has to tell; ids
+    Sorting weights without their ids is vectorised in numpy, and only the weight at which to cut is needed from it; ids
     that equal it all stay.
     """
     weights, ids = np.exp(row - row.max()), None

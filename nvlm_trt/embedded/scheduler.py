@@ -1,15 +1,15 @@
-"""Who takes part in the next step.
+"""Decides which sequences take part in the next step.
 
-In-flight batching: every step is planned anew. Sequences that generate take part in each; prompts are let in first
-come, first served, as the pool and tokens allow, and enter in chunks so that a long one holds up the others by a chunk
-per step at most.
+In-flight batching: every step is planned anew. Sequences that generate take part in each. Prompts are admitted first
+come, first served, as the pool and the token limit allow, and enter in chunks, so that a long one delays the others by
+at most a chunk per step.
 
-* A prompt is cut at multiples of ``chunk`` whatever else goes on, and where reuse ends. A row's bits depend on whether
-  it is computed alone or among others of its own sequence, so the answer cannot depend on the load.
-* A newcomer is let in when the pool has room for all it brings, and a block more for each who runs. Should the pool run
-  out all the same, the youngest is thrown out, goes to the head of the queue and is computed again later.
-* Nothing can starve: ``chunk + max_batch_size <= max_num_tokens``, so every step has room for a chunk of the oldest
-  prompt; nobody overtakes; and the oldest is thrown out for nobody, so it ends, and then another is the oldest.
+* A prompt is cut at multiples of ``chunk`` whatever else runs, and where reuse ends. A row's bits depend on whether it
+  is computed alone or among others of its own sequence, so this keeps the answer independent of the load.
+* A new sequence is admitted when the pool has room for everything it brings, plus one block for each that runs. If the
+  pool runs out all the same, the youngest is preempted, goes to the head of the queue and is computed again later.
+* Nothing can starve. ``chunk + max_batch_size <= max_num_tokens``, so every step has room for a chunk of the oldest
+  prompt. Nobody overtakes, and the oldest is never preempted for another, so it ends, and then another is the oldest.
 
 Pure: no clock, no thread, no model.
 """
@@ -28,8 +28,8 @@ __all__ = ["Chunk", "Limits", "Scheduler", "Step"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``max_num_tokens`` bounds a step's rows; ``chunk`` the part of a prompt that runs at once, less where tokens
-    are few.
+    """``max_num_tokens`` bounds a step's rows; ``chunk`` bounds the part of a prompt that runs at once, and is lowered
+    where tokens are few.
 
     Raises ``UsageError`` E-USAGE-LIMITS.
     """
@@ -50,7 +50,7 @@ class Limits:
         object.__setattr__(self, "chunk", min(self.chunk, self.max_num_tokens - self.max_batch_size))
 
     def chunk_for(self, block_size: int) -> int:
-        """The largest chunk that is a multiple of the block or divides it: no block is then computed in two ways."""
+        """The largest chunk that is a multiple of the block or divides it, so that no block is computed in two ways."""
         if self.chunk >= block_size:
             return self.chunk - self.chunk % block_size
         return next(size for size in range(self.chunk, 0, -1) if block_size % size == 0)
@@ -99,11 +99,11 @@ class Scheduler:
         return not (self.decoding or self.prefilling or self.waiting)
 
     def sequences(self) -> list[Sequence]:
-        """Everyone: generating, half done, waiting."""
+        """All sequences: generating, half done, waiting."""
         return [*self.decoding, *([self.prefilling] if self.prefilling else []), *self.waiting]
 
     def add(self, sequences: list[Sequence]) -> None:
-        """All or none. Raises ``OverloadedError`` E-BUSY-QUEUE when more would wait than may."""
+        """Add all or none. Raises ``OverloadedError`` E-BUSY-QUEUE when more would wait than may."""
         if len(self.waiting) + len(sequences) > self.limits.max_waiting:
             raise OverloadedError(
                 "E-BUSY-QUEUE", f"{len(self.waiting)} requests are waiting already.", "Send it again in a moment."
@@ -131,7 +131,7 @@ class Scheduler:
         return Step(decoding, chunks)
 
     def finish(self, sequence: Sequence) -> None:
-        """Forget a sequence, wherever it is."""
+        """Forget a sequence, whatever its state."""
         if sequence.place is None:
             self.waiting.remove(sequence)
             return
@@ -142,7 +142,7 @@ class Scheduler:
         self.pool.release(sequence)
 
     def clear(self) -> None:
-        """Forget everyone, and leave the pool as it is: it is not used again."""
+        """Forget every sequence and leave the pool as it is: it is not used again."""
         self.waiting.clear()
         self.decoding.clear()
         self.prefilling = None

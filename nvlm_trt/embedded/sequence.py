@@ -1,7 +1,7 @@
-"""One request on its way through the engine, and the rules that end it.
+"""One request's progress through the engine, and the rules that end it.
 
-The end id is not part of the answer; a stop word is. Both follow TensorRT-LLM. A stop word counts when generated
-tokens alone spell it, across any token borders; the prompt's tail does not begin one.
+The end id is not part of the answer; a stop word is. Both follow TensorRT-LLM. A stop word counts when generated tokens
+alone spell it, across any token borders; it cannot begin in the prompt.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["Sequence", "check_request"]
 class Sequence:
     """``cached`` counts the positions whose keys and values are in the pool; ``tokens`` are the generated ones.
 
-    The newest token is not in the pool, it enters with the next step. Where more is missing, because a sequence was
-    thrown out and has come back, its ids enter again in the same pieces: the prompt in chunks, tokens one by one.
+    The newest token is not in the pool; it enters with the next step. Where more is missing, because a sequence was
+    preempted and has come back, its ids enter again in the same pieces: the prompt in chunks, tokens one by one.
     """
 
     __slots__ = (
@@ -51,8 +51,8 @@ class Sequence:
         index: int = 0,
         on_begin: Callable[[], None] | None = None,
     ) -> None:
-        """``keys`` are ``prefix_keys``; the first ``reusable`` of their blocks need not be computed. ``on_begin`` is
-        for the engine to call once, when the first step with this sequence begins."""
+        """``keys`` are ``prefix_keys``; the first ``reusable`` of their blocks need not be computed. The engine calls
+        ``on_begin`` once, when the first step with this sequence begins."""
         self.request, self.index = request, index
         self.listener, self.on_begin = listener, on_begin
         self.keys, self.reusable = keys or [], reusable
@@ -81,7 +81,7 @@ class Sequence:
         return self.tokens[self.cached - self.prompt_length]
 
     def accept(self, token: int) -> FinishReason | None:
-        """Take the sampled token, unless it is the end id; says whether and why it was the last."""
+        """Take the sampled token, unless it is the end id; returns whether and why it was the last."""
         request = self.request
         if token == request.end_id:
             return FinishReason.END_ID

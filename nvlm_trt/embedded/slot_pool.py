@@ -1,9 +1,9 @@
-"""A pool of slots: every sequence has a slot to itself, and what it shares with others is copied.
+"""A pool of slots: every sequence has a slot of its own, and what it shares with others is copied.
 
 Slots are dense. Generating sequences have slots 0 to n - 1, which the runner reads as one piece of memory; at most one
-prompt is half done, and has slot n. Ending a sequence moves the last one into its place. A free slot keeps the prompt
-it last held until it is wanted: a newcomer begins with a copy of the longest beginning it has in common with any slot,
-live or free, or just stays where it is already. Copying a position costs some thousandth of computing it.
+prompt is half done, and has slot n. When a sequence ends, the last one moves into its place. A free slot keeps the
+prompt it last held until it is needed. A new sequence begins with a copy of the longest beginning it shares with any
+slot, live or free, or stays where that already is. Copying a position costs about a thousandth of computing it.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ class SlotPool:
             self.runner.move(*copy)
 
     def _keys(self, sequence: Sequence) -> list[bytes]:
-        """Of the blocks of its prompt that its slot holds."""
+        """The keys of the prompt blocks that its slot holds."""
         return sequence.keys[: sequence.cached // self.block_size]
 
     def _find(self, keys: list[bytes], but: int | None = None) -> tuple[int, int]:
-        """A slot, and how many of ``keys`` it holds: as many as any. The next newcomer's own, if it is among them."""
+        """A slot that holds the most of ``keys``, and how many; the next new sequence's own slot if it ties."""
         live = [self._keys(sequence) for sequence in self._live]
         counts = [_in_common(held, keys) for held in (*live, *self._kept[len(live) :])]
         if but is not None:
@@ -108,7 +108,7 @@ class SlotPool:
         return best, most
 
     def _save(self, slot: int, keys: list[bytes], used: int, copies: list[tuple[int, int, int]], but: int) -> None:
-        """Keep what a slot holds in the least recently used free one, if that is older and nobody else has it."""
+        """Keep what a slot holds in the least recently used free slot, if that one is older and nobody else has it."""
         after = [other for other in range(len(self._live), self._num_slots) if other not in (slot, but)]
         target = min(after, key=self._used.__getitem__, default=slot)
         if not keys or target == slot or self._used[target] > used or self._find(keys, slot)[1] == len(keys):

@@ -1,8 +1,9 @@
 """What an NVLM-D checkpoint says about itself, checked once and then trusted.
 
-``NvlmConfig.from_json`` reads the release's ``config.json``. Two of its habits are undone here so that nothing else has
-to know them: ``llm_config.model_type`` says "llama" although the decoder is Qwen2 (``architectures`` decides), and
-``rope_scaling {dynamic, 3.0}`` changes nothing up to ``max_position_embeddings`` in the reference stack: dropped.
+``NvlmConfig.from_json`` reads the release's ``config.json`` and corrects two of its habits, so that nothing else has to
+know them. ``llm_config.model_type`` says "llama" although the decoder is Qwen2; ``architectures`` decides.
+``rope_scaling {dynamic, 3.0}`` changes nothing up to ``max_position_embeddings`` in the reference stack, so it is
+dropped.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class TilingConfig:
 
     @property
     def most_tiles_per_image(self) -> int:
-        """Of the largest grid, its thumbnail counted: a picture of one tile gets none (7 in the release)."""
+        """Tiles of the largest grid with its thumbnail (7 in the release); a picture of one tile has no thumbnail."""
         return self.max_tiles + int(self.use_thumbnail and self.max_tiles > 1)
 
     def limited(self, max_tiles: int | None) -> TilingConfig:

@@ -1,4 +1,4 @@
-"""The inner loops of the picture filter, written for LLVM: the processor's vectors cannot be asked for from Python.
+"""The picture filter's inner loops, in LLVM's language because Python cannot reach the processor's vector instructions.
 
 Three loops, over bytes at given addresses:
 
@@ -9,12 +9,12 @@ Three loops, over bytes at given addresses:
 * ``down`` makes the vertical pass over such pairs of rows.
 
 Values are taken in pairs because processors multiply two pairs of 16 bits and add the products in one instruction
-(``vpmaddwd``, or ``vpdpwssd`` which adds the sum so far as well): eight 32-bit sums of two products each. A weight has
-up to 24 bits with its sign, so it is cut in a low and a high half, each with sums of its own:
+(``vpmaddwd``, or ``vpdpwssd``, which also adds the sum so far): eight 32-bit sums of two products each. A weight has up
+to 24 bits with its sign, so it is cut into a low and a high half, each with sums of its own:
 ``sum(w * p) = sum(low * p) + (sum(high * p) << 16)``.
 
-Everything is exact. Additions, the shift and the wrapping of 32 bits commute, so that the total is right modulo 2^32
-whatever happens on the way, and it is known to lie within 32 bits: the weights' magnitudes add up to less than 1.4
+Everything is exact. Additions, the shift and the wrapping of 32 bits commute, so the total is right modulo 2^32
+whatever happens on the way. And it is known to lie within 32 bits: the weights' magnitudes add up to less than 1.4
 times 2^22, and pixels end at 255.
 """
 
@@ -42,10 +42,10 @@ _WEIGHT_BYTES_PER_PAIR = 8
 
 
 class FilterCode:
-    """The three loops, compiled for this processor in a tenth of a second. Calls let other threads run.
+    """The three loops, compiled for this processor in a tenth of a second. Other threads run during a call.
 
-    Addresses are integers, sizes are in bytes unless named otherwise; nothing is checked. ``pair_instruction`` False
-    does without the processor's own multiplication of pairs, as on a processor that has none.
+    Addresses are integers, and sizes are in bytes unless named otherwise; nothing is checked. With ``pair_instruction``
+    False the processor's own multiplication of pairs is not used, as on a processor that has none.
 
     ``turn(strip, row_bytes, pairs, turned)``; a row of ``strip``, ``turned``, and a pair of rows of ``narrowed`` need
     ``SLACK_BYTES`` behind them. ``across(turned, first, count, weights, weight_bytes, columns, narrowed,

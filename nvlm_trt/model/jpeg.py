@@ -1,13 +1,13 @@
-"""Ordinary JPEGs straight to bytes, by libjpeg-turbo without Pillow in between.
+"""Ordinary JPEGs decoded straight to bytes, by libjpeg-turbo without Pillow in between.
 
-Pillow decodes with the same library and gives the same pixels, but keeps them where reaching them costs a copy, which
-with its own bookkeeping is half as much again as the decoding. ``simplejpeg`` (extra ``fast``) writes into a given
-array.
+Pillow decodes with the same library and gives the same pixels, but keeps them where reaching them costs a copy. That
+copy and Pillow's own bookkeeping take half as long again as the decoding. ``simplejpeg`` (extra ``fast``) writes into a
+given array.
 
-Only what is beyond doubt is decoded here: three components of eight bits, the size that Pillow read in the header, no
-warning from the library. For anything else ``quick_jpeg`` gives None, and Pillow decides what it is and whether it can
-be read. Size and scans were checked before, and the array is made for the checked size, so that no header read by
-another parser can ask for more memory.
+Only plain cases are decoded here: three components of eight bits, the size that Pillow read in the header, no warning
+from the library. For anything else ``quick_jpeg`` returns None, and Pillow decides what it is and whether it can be
+read. Size and scans were checked before, and the array is made for the checked size, so no header read by another
+parser can ask for more memory.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def quick_jpeg(data: bytes, header: ImageFile) -> NDArray[np.uint8] | None:
 
 
 def fastest_jpeg() -> JpegDecoder | None:
-    """``quick_jpeg`` where the extra ``fast`` is installed and agrees with Pillow here; ask once, when a process
-    starts. A build of libjpeg-turbo for another processor, or one with another transform, would not agree."""
+    """``quick_jpeg`` where the extra ``fast`` is installed and agrees with Pillow here, else None; ask once, when a
+    process starts. A build of libjpeg-turbo for another processor, or with another transform, would not agree."""
     if importlib.util.find_spec("simplejpeg") is None:
         return None
     if not _agrees(quick_jpeg):

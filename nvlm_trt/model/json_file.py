@@ -12,7 +12,7 @@ __all__ = ["read_json_object"]
 
 
 def read_json_object(path: Path, family: str) -> dict[str, Any]:
-    """The object in ``path``; ``family`` ("CONFIG", "TOKENIZER") begins the codes of what can go wrong.
+    """The object in ``path``. ``family`` ("CONFIG", "TOKENIZER") is part of the error codes.
 
     Raises ``CheckpointError``: E-{family}-MISSING, E-{family}-FORMAT.
     """

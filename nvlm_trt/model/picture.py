@@ -1,14 +1,15 @@
-"""From the bytes a client sent to an 8-bit RGB image, or to an error that says what is wrong with them.
+"""Decodes the bytes a client sent to an 8-bit RGB image, or raises an error that says what is wrong with them.
 
-Pictures are read as the release reads them, with its quirks: converted to RGB before anything else, alpha dropped
-rather than blended, colour profiles and the EXIF orientation ignored (the picture is taken as stored), the first frame
-of an animation. Pillow applies TIFF's own orientation tag, here as there. One departure: 16-bit greys keep their upper
-eight bits, as 16-bit colours do, where the release would clip everything above 255 to white.
+Pictures are read as the release reads them, with its quirks. They are converted to RGB before anything else; alpha is
+dropped rather than blended; colour profiles and the EXIF orientation are ignored, so the picture is taken as stored; an
+animation gives its first frame. Pillow applies TIFF's own orientation tag, as it does in the release. One departure:
+16-bit greys keep their upper eight bits, as 16-bit colours do, where the release would clip everything above 255 to
+white.
 
-Clients are not trusted. A picture's kind is told from its first bytes and only six kinds are tried; its size is read
+Clients are not trusted. A picture's kind is told from its first bytes, and only six kinds are tried. Its size is read
 from the header and checked before a pixel is decoded. A JPEG's scans are counted too: each is a pass over all pixels
 and costs its sender a few dozen bytes, so a file within all other limits could take hours. The plugins are called
-directly because ``Image.open`` holds sizes against a process-wide limit of its own and warns about them.
+directly, because ``Image.open`` compares sizes with a process-wide limit of its own and warns about them.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ _JPEG_SCAN, _JPEG_END = b"\xda", b"\xd9"
 
 
 def decode_picture(data: bytes, limits: PictureLimits = _DEFAULT_LIMITS, name: str = "The picture") -> Image.Image:
-    """Decode an encoded picture to an RGB image by Pillow; raises what ``decode_pixels`` does."""
+    """Decode an encoded picture to an RGB image with Pillow; raises what ``decode_pixels`` does."""
     return to_image(decode_pixels(data, limits, name))
 
 
@@ -150,7 +151,7 @@ def read_data_uri(text: bytes | str, limits: PictureLimits = _DEFAULT_LIMITS, na
 
 
 def recognise_picture(data: bytes, name: str = "The picture") -> tuple[str, Callable[[BytesIO], ImageFile]]:
-    """Kind and decoder, told from the first bytes. Raises ``RequestError`` E-IMAGE-FORMAT."""
+    """Kind and decoder, from the first bytes. Raises ``RequestError`` E-IMAGE-FORMAT."""
     for signature, kind, plugin in _SIGNATURES:
         if signature.match(data):
             return kind, plugin

@@ -1,7 +1,7 @@
 """An RGB picture in memory: Pillow's image, or its bytes side by side, uint8 [height, width, 3].
 
-Pillow keeps four bytes a pixel where nobody else can reach them; a decoder that gives the bytes themselves saves the
-copy. Whoever reads pixels asks here and need not know which it has.
+Pillow keeps four bytes a pixel where nobody else can reach them; a decoder that returns the bytes themselves saves the
+copy. Code that reads pixels asks here and need not know which it has.
 """
 
 from __future__ import annotations

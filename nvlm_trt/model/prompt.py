@@ -1,8 +1,9 @@
-"""From a question and its pictures to the ids the decoder reads.
+"""Builds the ids the decoder reads from a question and its pictures.
 
 A prompt is a list of pieces: text, control tokens, and rows, the places where a tile's embeddings go. Text is only ever
-tokenised as text, so a question that spells ``<|im_end|>`` or ``<|vision_pad|>`` says that and does nothing. Rows
-become virtual ids, numbered from ``vocab_size`` over the whole request: row k of the prompt table stands at the k-th.
+tokenised as text, so a question that contains ``<|im_end|>`` or ``<|vision_pad|>`` has those characters and no effect.
+Rows become virtual ids, numbered from ``vocab_size`` over the whole request: row k of the prompt table stands at the
+k-th.
 
 Two training codes made NVLM-D, and their prompts differ in two places:
 
@@ -13,8 +14,8 @@ Two training codes made NVLM-D, and their prompts differ in two places:
 A conversation is rendered turn after turn in the same way; its pictures are parts of their turn, not marks in its text.
 
 An image of n tiles becomes ``<Image>``, then for each tile its tag and its rows, then ``</Image>``. Tags are
-``<tile_1>`` to ``<tile_{n-1}>`` and ``<tile_global_thumbnail>`` for the last, which also names an image's only tile.
-They are ordinary text to the tokenizer.
+``<tile_1>`` to ``<tile_{n-1}>`` and ``<tile_global_thumbnail>`` for the last, which is also the tag of an image's only
+tile. They are ordinary text to the tokenizer.
 """
 
 from __future__ import annotations
@@ -105,9 +106,9 @@ def build_prompt(
     A ``question`` that is a text is one user turn. It marks its pictures with ``<image>``, left to right; without a
     mark they all go in front, each on its own line. A conversation's turns hold ``PICTURE`` where their pictures stand,
     one for each entry of ``tiles_per_image``, and ``<image>`` in them is text. ``tiles_per_image`` counts thumbnails.
-    ``system`` is used where no turn of that role is given; none (None or empty) means no system turn.
+    ``system`` is used where no turn of that role is given; None or empty means no system turn.
 
-    Raises ``RequestError``: E-PROMPT-EMPTY, E-PROMPT-IMAGES (as many marks as pictures are wanted).
+    Raises ``RequestError``: E-PROMPT-EMPTY, E-PROMPT-IMAGES (there must be as many marks as pictures).
     """
     turns = [_marked_turn(question, len(tiles_per_image))] if isinstance(question, str) else list(question)
     if system and turns[0].role != "system":

@@ -1,11 +1,11 @@
-"""A picture at other sizes, by the bicubic filter the release was trained with.
+"""Resizes a picture with the bicubic filter the release was trained with.
 
 The filter is Pillow's: a = -0.5, its support widened when the picture shrinks, weights in fixed point of 22 bits, the
 result rounded to 8 bits after the horizontal pass and again after the vertical one. Pixels are part of the model's
 contract, so a ``Resample`` may be faster than Pillow's but never differ from it in a bit.
 
-``pillow_resample`` is always there and is the oracle. ``fastest_resample`` gives the compiled filter where the extra
-``fast`` is installed and the filter agrees with Pillow on this machine, and Pillow's otherwise.
+``pillow_resample`` is always available and is the oracle. ``fastest_resample`` returns the compiled filter where the
+extra ``fast`` is installed and the filter agrees with Pillow on this machine, and Pillow's otherwise.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _PROBE_SIZE, _PROBE_TARGETS = (37, 75), ((11, 90), (64, 7))
 
 
 def pillow_resample(pixels: Pixels, sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.uint8]]:
-    """Pillow before 13 runs the horizontal pass first, as the release did; the vertical one where a picture is more
-    than 100 times as tall as wide and is to be shrunk."""
+    """Pillow before 13 runs the horizontal pass first, as the release did; it runs the vertical one first where a
+    picture is more than 100 times as tall as wide and is to be shrunk."""
     image = to_image(pixels)
     return [np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.uint8) for size in sizes]
 
@@ -51,7 +51,7 @@ def fastest_resample() -> Resample:
 
 
 def _agrees(resample: Resample) -> bool:
-    """Whether ``resample`` gives Pillow's bits for a picture of hard edges: weights are computed in doubles, and a
+    """Whether ``resample`` gives Pillow's bits for a picture of hard edges. Weights are computed in doubles, and a
     processor that fuses their multiplications and additions may round one of them differently."""
     width, height = _PROBE_SIZE
     pixels = np.random.default_rng(0).integers(0, 2, (height, width, 3), dtype=np.uint8) * np.uint8(255)

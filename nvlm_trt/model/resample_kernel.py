@@ -1,8 +1,8 @@
 """Pillow's bicubic filter, compiled: all sizes from one reading of the picture.
 
 The picture passes in strips of 16 rows. While a strip is in the processor's cache, the horizontal pass of every wanted
-size is made from it, and then those rows of the result whose last pixels have just come. ``filter_code`` has the inner
-loops and why they are exact.
+size is made from it, and then those rows of the result whose last pixels have just arrived. ``filter_code`` has the
+inner loops and why they are exact.
 
 Nothing is kept on disk: compiling takes a tenth of a second, once per process. Importing this module loads no compiler.
 """
@@ -25,7 +25,7 @@ _SLIVER = 100  # times as tall as wide: such pictures Pillow may shrink vertical
 
 
 class CompiledResample:
-    """A ``Resample``. Making one compiles it; calls let other threads run."""
+    """A ``Resample``. Constructing one compiles it; other threads run during a call."""
 
     def __init__(self, code: FilterCode | None = None) -> None:
         self._code = code or FilterCode()
@@ -49,7 +49,7 @@ class CompiledResample:
 
 
 class _Target:
-    """One wanted size on its way."""
+    """One wanted size in progress."""
 
     def __init__(self, code: FilterCode, size: tuple[int, int], wanted: tuple[int, int]) -> None:
         (width, height), (self._wide, high) = size, wanted

@@ -1,7 +1,7 @@
 """The weights of Pillow's bicubic filter: which pixels make each output pixel, and how much of each.
 
-In fixed point of 22 bits, as Pillow has them. ``paired`` prepares them for processors that multiply 16 bits by 16 and
-add neighbours: pixels are taken two by two, and a weight is cut in halves, ``weight = 2**16 * high + low``.
+They are in fixed point of 22 bits, as in Pillow. ``paired`` prepares them for processors that multiply 16 bits by 16
+and add neighbours: pixels are taken two by two, and a weight is cut in halves, ``weight = 2**16 * high + low``.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Cuts a picture into tiles the way NVLM-D was trained to see it.
 
-Of all grids of at most ``max_tiles`` tiles the one whose aspect ratio is nearest to the picture's is taken; the picture
-is stretched to fill it, cut row by row, and followed by a thumbnail of the whole. A grid of one tile has no thumbnail:
-it is one already. The rule, its tie-break included, is that of the release's example code; grids and pixels are pinned
-by ``tests/golden/tiling-golden.json``.
+Of all grids of at most ``max_tiles`` tiles, the one whose aspect ratio is nearest to the picture's is chosen. The
+picture is stretched to fill it, cut row by row, and followed by a thumbnail of the whole. A grid of one tile has no
+thumbnail, because it is one already. The rule, its tie-break included, is that of the release's example code; grids and
+pixels are pinned by ``tests/golden/tiling-golden.json``.
 
-Pixels stay 8-bit. Scaling and normalising them is the vision graph's work, so that it exists once.
+Pixels stay 8-bit. Scaling and normalising them is the vision graph's work, so it exists only once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def choose_grid(width: int, height: int, tiling: TilingConfig) -> Grid:
     """The grid for a picture of ``width`` x ``height`` pixels, both at least 1.
 
     Distances are compared as IEEE doubles. On an exact tie the larger grid wins only if the picture has more than half
-    the pixels that grid would hold, so that a small picture is not blown up for nothing.
+    the pixels that grid would hold, so that a small picture is not enlarged for nothing.
     """
     aspect = width / height
     best, best_distance = Grid(1, 1), float("inf")
@@ -56,7 +56,7 @@ def choose_grid(width: int, height: int, tiling: TilingConfig) -> Grid:
 
 
 def num_tiles(grid: Grid, tiling: TilingConfig) -> int:
-    """Tiles the vision engine sees, the thumbnail included."""
+    """Tiles the vision engine sees, including the thumbnail."""
     return grid.area + _has_thumbnail(grid, tiling)
 
 

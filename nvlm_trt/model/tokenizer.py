@@ -1,9 +1,9 @@
 """Qwen2's byte-level BPE, split in two so that no text can become control.
 
 The release's tokenizer holds two vocabularies: ranked byte sequences, learned, and 22 added tokens (``<|im_end|>``,
-``<|vision_pad|>``, ...) that steer the model. Used as one, whoever types ``<|im_end|>`` ends their turn and writes the
-assistant's. Here ``encode_text`` knows only the learned part, and added tokens are reached by name, by our code alone.
-For text without such names both forms give the same ids.
+``<|vision_pad|>``, ...) that steer the model. Used as one, a user who types ``<|im_end|>`` ends their turn and can
+write the assistant's. Here ``encode_text`` knows only the learned part, and only our code reaches added tokens, by
+name. For text without such names both forms give the same ids.
 
 Files: ``vocab.json``, ``merges.txt`` and ``tokenizer_config.json`` as in the release, or ``tokenizer.json``.
 """
@@ -115,7 +115,7 @@ class NvlmTokenizer:
         return self._added[name].id
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """What ``ids`` print, as bytes: a token may end inside a character.
+        """What ``ids`` print, as bytes, because a token may end inside a character.
 
         Special tokens, and ids that no token has (the decoder's rows are padded beyond the vocabulary), print nothing.
         """
@@ -123,7 +123,7 @@ class NvlmTokenizer:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's way to write bytes as visible characters: printable Latin-1 as itself, the others from U+0100 up."""
+    """GPT-2's alphabet for bytes: printable Latin-1 as itself, the others from U+0100 up."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}

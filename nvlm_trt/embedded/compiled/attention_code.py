@@ -1,9 +1,9 @@
-"""Attention over blocks: keys and values are written into the pool, and queries read them, all by the products' tile.
+"""Attention over blocks: keys and values are written into the pool, and queries read them, all with the products' tile.
 
-In a block keys lie channel by channel, so that scores of a panel of positions are a tile's product with no sum across
-lanes; values lie position by position, so that mixing them is one too. Up to a tile of queries that share a key head
-read its blocks together: the heads of its group, and of a prompt also neighbouring rows. Each has its own sums,
-positions in order, and what it may not see weighs 0: its bits are those it would have alone.
+In a block keys lie channel by channel, so scores of a panel of positions are a tile's product with no sum across lanes.
+Values lie position by position, so mixing them is one too. Up to a tile of queries that share a key head read its
+blocks together: the heads of its group, and in a prompt also neighbouring rows. Each has its own sums, positions in
+order, and what it may not see weighs 0, so its bits are those it would have alone.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class AttentionWriter:
         self._head_bytes = self._config.head_dim * FLOAT
 
     def write_append(self) -> None:
-        """``append(row, position, block, cosines, sines, scale)``: one row's keys, rotated, and values; ``block`` is
-        the address of the layer's part of it. With a scale they are what e4m3 under it would have kept of them.
+        """``append(row, position, block, cosines, sines, scale)``: one row's keys, rotated, and its values; ``block``
+        is the address of the layer's part of it. With a scale they are rounded as e4m3 under it would store them.
         """
         w, config, layout = self._w, self._config, self._layout
         heads_bytes = config.num_heads * self._head_bytes
@@ -63,8 +63,8 @@ class AttentionWriter:
                     w.store(values, w.at(target, panel_of * BLOCK * w.columns * FLOAT, column_of * FLOAT))
 
     def write_attend(self) -> None:
-        """``attend(tile, head, ...)``: a tile's queries of one key head; the results, rounded, go to ``given``. What
-        follows are the addresses named below; the last four are the thread's own buffers.
+        """``attend(tile, head, ...)``: a tile's queries of one key head; the results, rounded, go to ``given``. The
+        other parameters are the addresses named below; the last four are the thread's own buffers.
         """
         w, layout = self._w, self._layout
         group = w.size(layout.group)
@@ -126,7 +126,7 @@ class AttentionWriter:
         return rotated
 
     def _kept(self, values: Any, scale: Any) -> Any:
-        """Where the scale is 0, to the last bit the values."""
+        """The values unchanged, to the last bit, where the scale is 0."""
         w, b, lanes = self._w, self._w.b, values.type.count
         by = w.load_splat(scale, lanes)
         factor = b.select(b.fcmp_ordered("==", by, w.number(0, lanes)), w.number(1, lanes), by)
@@ -150,13 +150,13 @@ class AttentionWriter:
                 )  # fmt: skip
 
     def _weigh(self, scores: Any, sees: Any, num_blocks: Any) -> Any:
-        """Scores of the first ``sees`` positions become weights, the others 0; their sum."""
+        """Turn scores of the first ``sees`` positions into weights, the others into 0; returns their sum."""
         w, b = self._w, self._w.b
         vectors = b.mul(num_blocks, w.size(BLOCK // w.lanes))
         never = w.number(-math.inf)
 
         def seen(index: Any) -> Any:
-            """Which lanes of a vector are."""
+            """Which lanes of a vector are visible."""
             left = b.trunc(b.sub(sees, b.mul(index, w.size(w.lanes))), w.word)
             return b.icmp_signed("<", w.constants(range(w.lanes)), w.splat(left, w.lanes))
 

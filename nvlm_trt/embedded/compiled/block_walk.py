@@ -1,4 +1,4 @@
-"""The way through a sequence's blocks."""
+"""A loop over a sequence's blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Where everything lies that a step's code reads and writes: sizes in bytes, and the records it is told things by.
+"""Where everything that a step's code reads and writes lies in memory: sizes in bytes, and the records of its
+arguments.
 
 Rows of activations of all kinds are ``row_bytes`` apart, an odd number of cache lines: at a power of two the rows of a
 tile would fall into one set of the cache.
@@ -71,7 +72,7 @@ STEP = np.dtype(
 
 
 def offset(record: Any, *names: str) -> int:
-    """Of a field in a record, or of a field of that."""
+    """Of a field in a record, or of a field within that field."""
     start = 0
     for name in names:
         record, begin = record.fields[name]
@@ -93,7 +94,7 @@ class Layout:
         return cls(config, max_seq_len, w.columns, w.tile_rows)
 
     def padded(self, width: int) -> int:
-        """To whole panels."""
+        """``width`` rounded up to whole panels."""
         return -(-width // self.columns) * self.columns
 
     @property

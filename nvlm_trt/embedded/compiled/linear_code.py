@@ -1,6 +1,6 @@
-"""The decoder's linears and norms, as tasks: a panel of a matrix, or some, for up to ``rows_at_once`` rows.
+"""The decoder's linears and norms, as tasks: one or several panels of a matrix, for up to ``rows_at_once`` rows.
 
-A task computes a panel's sums into a buffer of its thread and hands them, vector by vector, to what comes next:
+A task computes a panel's sums into a buffer of its thread and passes them on, vector by vector, to the next operation:
 scale, bias, residual, SiLU, rounding. Panels are padded with zeros, and so are rows as far as they are read.
 """
 
@@ -59,7 +59,7 @@ class LinearWriter:
         self._w, self._layout, self._products, self._plain = w, layout, products, plain
 
     def tasks(self, rows: Any, depth: int, width: int) -> Tasks:
-        """What there is to do for a matrix of ``depth`` by ``width``."""
+        """The tasks of a matrix of ``depth`` by ``width``."""
         w = self._w
         panels = self._layout.padded(width) // w.columns
         together = max(1, _TASK_BYTES // (depth * w.columns))

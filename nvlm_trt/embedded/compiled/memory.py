@@ -13,8 +13,8 @@ __all__ = ["Arena", "aligned", "lines"]
 
 
 class Arena:
-    """One piece of memory for arrays that live equally long. From 4 MB on numpy asks the system for large pages, with
-    which reading all of it takes a fifth less time.
+    """One piece of memory for arrays that live equally long. From 4 MB on numpy asks the system for large pages, which
+    makes reading all of it a fifth faster.
     """
 
     def __init__(self, num_bytes: int) -> None:
@@ -28,7 +28,7 @@ class Arena:
 
 
 def lines(num_bytes: int) -> int:
-    """To whole ones, in bytes."""
+    """``num_bytes`` rounded up to whole lines."""
     return -(-num_bytes // LINE) * LINE
 
 

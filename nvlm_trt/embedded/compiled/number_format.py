@@ -1,7 +1,7 @@
-"""Stored numbers, widened to float32 in registers: a panel of weights is read as it lies in the checkpoint.
+"""Widens stored numbers to float32 in registers, so that a panel of weights is read as it lies in the checkpoint.
 
-e4m3 and float16 both have what float32 has, fewer bits of it: sign, exponent, fraction. Bits moved to float16's or
-float32's places are the number times a power of two, subnormals included, and the power goes into the scale that
+e4m3 and float16 have float32's parts with fewer bits: sign, exponent, fraction. Their bits moved to float16's or
+float32's places are the number times a power of two, subnormals included, and that power goes into the scale that
 follows the sum anyway.
 """
 
@@ -16,7 +16,7 @@ __all__ = ["Bfloat16", "Float8", "Float16", "Float32", "NumberFormat"]
 
 
 class NumberFormat(ABC):
-    """``factor`` times what ``widen`` gives is the number. ``name`` is part of the names of functions."""
+    """The number is ``factor`` times what ``widen`` gives. ``name`` is part of the names of functions."""
 
     name: str
     num_bytes: int

@@ -1,6 +1,6 @@
 """The checkpoint's tensors as the step's code reads them: matrices in panels, in their own bytes; vectors in float32.
 
-What is made here is all that is read afterwards, embedding rows aside; the checkpoint's pages are let go of.
+Apart from embedding rows, everything that is read later is made here, and the checkpoint's pages are released.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["PackedWeights"]
 
 
 class PackedWeights:
-    """``layers`` is LAYER [num_layers] but for the caches; ``head`` a LINEAR, ``head_norm`` float32.
+    """``layers`` is LAYER [num_layers] without the caches; ``head`` a LINEAR, ``head_norm`` float32.
 
     Raises ``ArtefactError`` E-ARTEFACT-DECODER for e4m3 weights that hold NaN.
     """

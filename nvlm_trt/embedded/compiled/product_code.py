@@ -1,14 +1,16 @@
-"""Products of rows with a panel of weights: what a step of a decoder consists of.
+"""Products of rows with a panel of weights: most of a decoder's step.
 
-A matrix lies in panels of as many columns as two vectors have lanes: all its rows' parts of one panel, then the next.
-So a sum is a lane, weights multiply whole vectors, and one activation is spread over them; nothing is summed across.
+A matrix is stored in panels of as many columns as two vectors have lanes: all its rows' parts of one panel, then the
+next. So each lane is one sum, weights multiply whole vectors, one activation is spread over them, and nothing is summed
+across lanes.
 
-``tile`` keeps the sums of up to 12 rows in registers (6 where there are 16 of those). Up to so many rows of a batch
-read narrow weights straight from memory. Where there are more, a piece of a panel is widened once into a buffer that
-the cache holds, and all tiles read that.
+``tile`` keeps the sums of up to 12 rows in registers (6 where the processor has 16 of those). Up to that many rows of a
+batch read narrow weights straight from memory. With more rows, a piece of a panel is widened once into a buffer that
+stays in the cache, and all tiles read that.
 
 **A row's bits do not depend on its company.** Each sum is one accumulator that runs through its products in order,
-whatever tile it is part of; where a long sum is interrupted between two pieces of a panel it waits in memory as it is.
+whatever tile it is part of. Where a long sum is interrupted between two pieces of a panel, it waits in memory
+unchanged.
 """
 
 from __future__ import annotations
@@ -29,15 +31,16 @@ _AHEAD_BYTES = 4096  # what is read from memory is asked for so much earlier: a 
 
 class ProductWriter:
     """Writes ``tile_*`` and ``product_*`` for the number formats it is asked for, and calls of them. ``row_bytes`` is
-    the distance of two rows of activations, one for all, so that it is part of the instructions.
+    the distance of two rows of activations, the same for all, so it is part of the instructions.
     """
 
     def __init__(self, w: VectorWriter, row_bytes: int) -> None:
         self._w, self._row_bytes = w, row_bytes
 
     def tile(self, of: NumberFormat, *arguments: Any) -> None:
-        """``rows, left, panel, trips, sums, sums_bytes, ahead``: 1 to ``tile_rows`` rows of ``left`` times ``trips``
-        rows of a panel, onto ``sums``, which lie ``sums_bytes`` apart. Meanwhile as much is fetched from ``ahead`` on.
+        """``rows, left, panel, trips, sums, sums_bytes, ahead``: add 1 to ``tile_rows`` rows of ``left`` times
+        ``trips`` rows of a panel to ``sums``, which lie ``sums_bytes`` apart. Meanwhile as much is prefetched from
+        ``ahead`` on.
         """
         self._w.call(f"tile_{of.name}", *arguments)
 

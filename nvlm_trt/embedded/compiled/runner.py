@@ -1,8 +1,8 @@
-"""A ``BlockRunner`` on the CPU in code of its own, that reads FP8 weights as they are.
+"""A ``BlockRunner`` on the CPU in code of its own that reads FP8 weights as they are.
 
-Decoding is bound by the bytes of the weights, and e4m3 is a quarter of what ONNX Runtime's kernels want to be given.
-A step is one call of compiled code (``step_code``) on every thread of a team; what Python does for it is to say which
-rows there are and where they go.
+Decoding is bound by the bytes of the weights, and e4m3 takes a quarter of what ONNX Runtime's kernels read. A step is
+one call of compiled code (``step_code``) on every thread of a team; Python only says which rows there are and where
+they go.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["CompiledRunner"]
 
 
 class CompiledRunner:
-    """``max_rows`` is the most ids of one ``prefill``; ``num_blocks`` None is room for every sequence at full length;
-    ``threads`` None means all cores; ``without`` names beginnings of processor features to do without.
+    """``max_rows`` is the most ids of one ``prefill``; ``num_blocks`` None means room for every sequence at full
+    length; ``threads`` None means all cores; ``without`` lists prefixes of processor features not to use.
     """
 
     block_size = BLOCK

@@ -2,8 +2,8 @@
 
     hidden ─► (norm ─► qkv ─► append, attend ─► dense ─► norm ─► fc, gate ─► proj) per layer ─► norm ─► head ─► logits
 
-All rows of a step, whatever sequences they are of, pass each matrix together, one phase after another. From the last
-layer's attention on only the rows that lead to logits are computed.
+All rows of a step, whatever sequence they belong to, pass each matrix together, one phase after another. From the last
+layer's attention on, only the rows that lead to logits are computed.
 
 The arithmetic is ``graph``'s: ``(e4m3(x / x_scale) @ stored.T) * (x_scale * w_scale)``, everything else in float32.
 """
@@ -159,7 +159,7 @@ class StepWriter:
             )  # fmt: skip
 
     def _gather(self, phase: Any) -> None:
-        """Rows that lead to logits become the first ones; they are in order, so each comes from behind its place."""
+        """Move the rows that lead to logits to the front; they are in order, so each comes from behind its place."""
         w, s, row_bytes = self._w, self._s, self._layout.row_bytes
         with self._phase(phase, 1), w.loop(s["num_ends"]) as end:
             source = w.at(s["hidden"], (w.load_size(w.at(s["ends"], (end.index, 4))), row_bytes))

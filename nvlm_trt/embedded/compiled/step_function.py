@@ -29,8 +29,8 @@ class StepFunction:
 
 @lru_cache(maxsize=8)
 def step_function(config: DecoderConfig, dtype: str, max_seq_len: int, without: tuple[str, ...] = ()) -> StepFunction:
-    """``dtype`` is the safetensors tag of what is not e4m3; ``without`` names beginnings of processor features to do
-    without.
+    """``dtype`` is the safetensors tag of what is not e4m3; ``without`` lists prefixes of processor features not to
+    use.
     """
     features = {name: has and not name.startswith(without) for name, has in host_features().items()}
     w = VectorWriter(features)

@@ -1,7 +1,7 @@
-"""Which rows a step has: of which sequence each is, at what position, and which queries are computed together.
+"""A step's rows: the sequence and position of each, and which queries are computed together.
 
-Arrays are made once and their addresses written into the step's record. A decoding step, one row for each sequence, is
-told apart: it comes some thousand times a second, and what does not change from one to the next is left as it is.
+Arrays are made once and their addresses written into the step's record. A decoding step, one row per sequence, is
+treated specially: it comes some thousand times a second, so what does not change from one to the next is left as it is.
 """
 
 from __future__ import annotations

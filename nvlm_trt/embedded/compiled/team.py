@@ -1,7 +1,7 @@
 """Threads that compute steps together: the caller's, and a worker for each further core.
 
-Between two steps workers look for the next one for a tenth of a millisecond, in compiled code, and then sleep on a
-lock: a small model's step takes no longer than waking a thread does, and between requests the cores belong to others.
+Between two steps workers spin for a tenth of a millisecond, in compiled code, and then sleep on a lock. Waking a thread
+takes as long as a small model's step, but between requests the cores should belong to others.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Team:
             threading.Thread(target=self._help, args=(thread, lock), name="nvlm-step", daemon=True).start()
 
     def run(self) -> None:
-        """The step that the record describes."""
+        """Run the step that the record describes."""
         self._board[:, :2] = 0
         self._wake()
         self._lead(self._calls_at, self._step)
 
     def close(self) -> None:
-        """Ends the workers; idle ones only."""
+        """End the workers, which must be idle."""
         self._closed = True
         self._calls[0, 0] = -(2**62)
         self._wake()

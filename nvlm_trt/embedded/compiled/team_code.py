@@ -1,8 +1,8 @@
 """Several threads in one step: they take tasks from a counter, and a phase is over when its tasks are done.
 
-Nobody is waited for who has no task: a worker that the system does not let run, or that is still waking up, comes in
-where the others are, or not at all. Only at the end of a step the leader waits for those inside to leave. A result
-does not depend on who computed it.
+Nobody waits for a thread without a task. A worker that is not scheduled, or is still waking up, joins the others where
+they are, or not at all. Only at the end of a step does the leader wait for those inside to leave. A result does not
+depend on who computed it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TeamWriter:
 
     @contextmanager
     def phase(self, board: Any, phase: Any, count: Any) -> Iterator[Any]:
-        """The numbers below ``count`` that this thread gets; behind it all of them are done."""
+        """The task numbers below ``count`` that this thread gets; after the loop all of them are done."""
         w, b = self.w, self.w.b
         line, count = w.at(board, (w.integer(phase), LINE)), w.integer(count)
         before = b.block
@@ -55,7 +55,7 @@ class TeamWriter:
         w.call("settle", w.at(line, _DONE), taken, count)
 
     def write_settle(self) -> None:
-        """``settle(done, own, count)``: tell of one's own tasks, and return when as many as there are are done."""
+        """``settle(done, own, count)``: report one's own tasks, and return when all ``count`` are done."""
         w = self.w
         with w.function("settle", "aii", exported=False) as (done, own, count):
             b = w.b
@@ -65,7 +65,7 @@ class TeamWriter:
                 b.call(self._yield, [])
 
     def write_call(self) -> None:
-        """``call(calls, workers)``: there is a new step. ``WAKE`` of each worker is whether it has to be woken."""
+        """``call(calls, workers)``: announce a new step. ``WAKE`` of each worker says whether it has to be woken."""
         w = self.w
         with w.function("call", "ai") as (calls, workers):
             w.b.atomic_rmw("add", calls, w.size(1), "seq_cst")
@@ -74,7 +74,8 @@ class TeamWriter:
                 w.store(w.b.atomic_rmw("xchg", line, w.size(0), "seq_cst"), w.at(line, WAKE))
 
     def write_lead(self) -> None:
-        """``lead(calls, record)``: the called step, as thread 0; returns when all is done and nobody inside."""
+        """``lead(calls, record)``: run the announced step as thread 0; returns when all is done and nobody is inside.
+        """
         w = self.w
         with w.function("lead", "aa") as (calls, record):
             b = w.b
@@ -85,8 +86,8 @@ class TeamWriter:
                 b.call(self._yield, [])
 
     def write_work(self) -> None:
-        """``work(calls, record, thread)`` takes part in steps, and returns when none has come for a while, or at a
-        negative number of calls. Before it returns it has said so: who finds a worker asleep has to wake it.
+        """``work(calls, record, thread)``: take part in steps. Returns when none has come for a while, or at a negative
+        number of calls. It announces this first, so whoever finds a worker asleep has to wake it.
         """
         w = self.w
         with w.function("work", "aai") as (calls, record, thread):
@@ -126,7 +127,7 @@ class TeamWriter:
 
     @contextmanager
     def _looking(self, come: Callable[[], Any], patience: int = _PATIENCE) -> Iterator[None]:
-        """Look until ``come()`` says yes; after ``patience`` looks, do what is written inside before each."""
+        """Poll until ``come()`` is true; after ``patience`` polls, also run the body before each."""
         w, b = self.w, self.w.b
         before = b.block
         look, no, pausing, tired, after = (

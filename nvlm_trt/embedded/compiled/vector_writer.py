@@ -21,7 +21,7 @@ _LN2_HIGH = 0.693359375  # 9 bits, so that its product with any exponent is exac
 
 
 class VectorWriter(CodeWriter):
-    """``lanes`` floats are a vector, ``columns`` (two vectors) what a matrix is cut into."""
+    """``lanes`` floats make a vector; matrices are cut into ``columns``, two vectors."""
 
     def __init__(self, features: Mapping[str, bool]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class VectorWriter(CodeWriter):
         return self.intrinsic("fmuladd", one, other, total)
 
     def sum(self, values: Any) -> Any:
-        """Of all lanes, by halves."""
+        """The sum of all lanes, by halves."""
         return self._fold(values, self.b.fadd)
 
     def largest(self, values: Any) -> Any:
@@ -67,7 +67,7 @@ class VectorWriter(CodeWriter):
         return self.b.extract_element(values, self.word(0))
 
     def exp(self, values: Any) -> Any:
-        """Of numbers from -87 to 88, at which others are cut. Within 2 units of the last place."""
+        """The exponential of numbers clamped to -87 to 88, within 2 units of the last place."""
         b = self.b
         values = b.select(b.fcmp_ordered(">", values, self.number(88)), self.number(88), values)
         values = self.larger(values, self.number(-87))
