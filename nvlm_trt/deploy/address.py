@@ -1,4 +1,4 @@
-"""Where a server listens: chosen before it starts, so that it can be started again at the same place."""
+"""Where a server listens: chosen before it starts, so that it can be restarted at the same address."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Address:
 
 
 def choose_ports(host: str, wanted: Sequence[tuple[str, int]]) -> list[int]:
-    """Take the ports given, each with its name, and for each that is 0 one that nobody listens on now.
+    """The ports to use, each with its name: those given, and for each 0 one that nobody listens on now.
 
     Raises ``ServerError`` E-SERVER-PORT for one that is taken or a host that is not this machine's.
     """

@@ -1,4 +1,4 @@
-"""What ``serve --json`` and ``gateway --json`` print first: the addresses that they serve at, or an error."""
+"""The first output of ``serve --json`` and ``gateway --json``: the addresses that they serve at, or an error."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Triton's command lines: of one server, and of one server for each rank of a decoder over several GPUs.
+"""Triton's command lines: for one server, and for one server per rank of a decoder over several GPUs.
 
-Several GPUs are TensorRT-LLM's leader mode: one mpirun, one server per rank. All read the same repository; rank 0 loads
-every model and answers, the others load the decoder alone and work for it. Form and flags are those of TensorRT-LLM
+Several GPUs use TensorRT-LLM's leader mode: one mpirun, one server per rank. All read the same repository; rank 0 loads
+every model and answers, the others load only the decoder and work for it. Form and flags are those of TensorRT-LLM
 1.2.1's ``launch_triton_server.py``.
 """
 

@@ -1,6 +1,6 @@
-"""The Triton of NVIDIA's container: where it lies in the image, and how it is started for several GPUs.
+"""The Triton of NVIDIA's container: where it is in the image, and how it is started for several GPUs.
 
-Open MPI reads from the environment what it must know of other machines (``OMPI_MCA_orte_default_hostfile`` and the
+Open MPI reads what it must know of other machines from the environment (``OMPI_MCA_orte_default_hostfile`` and the
 like), so the command line is the same on one machine and on many.
 """
 

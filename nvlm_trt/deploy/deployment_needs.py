@@ -1,4 +1,4 @@
-"""What a deployment needs of the machine that serves it, looked for before anything is started."""
+"""What a deployment needs of the machine that serves it, checked before anything is started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few of the figures that Triton shows, for judging whether it works and whether it is idle."""
+"""The few of Triton's metrics that tell whether it works and whether it is idle."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _LINE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class TritonFigures:
-    """``answered`` grows with every piece of an answer that any request gets; ``open`` are requests that are not over:
-    in the decoder, before it, or pieces that wait behind it.
+    """``answered`` grows with every piece of an answer that any request gets. ``open`` counts requests that are not
+    over: in the decoder, before it, or with pieces that wait behind it.
     """
 
     answered: float
@@ -29,7 +29,7 @@ def read_figures(metrics_url: str) -> TritonFigures:
 
 
 def parse_figures(text: str) -> TritonFigures:
-    """Of Prometheus text. The decoder's are the embedded one's or TensorRT-LLM's, whichever there are."""
+    """The figures in Prometheus text. The decoder's are the embedded one's or TensorRT-LLM's, whichever there are."""
 
     def total(name: str, *labels: str) -> float:
         lines = ((found[2] or "", found[3]) for found in _LINE.finditer(text) if found[1] == name)

@@ -1,8 +1,8 @@
-"""One program gives way to the others where they share cores.
+"""Lets one program give way to the others where they share cores.
 
-Models that run on the CPU take all of it, and who only passes requests on or refuses them waits behind them. A nice
-value alone is no cure where the kernel groups processes by session (autogroup): among sessions only the session's own
-value counts. So both are set.
+Models on the CPU take all of it, and a process that only passes requests on or refuses them waits behind them. A nice
+value alone does not help where the kernel groups processes by session (autogroup): among sessions only the session's
+own value counts. So both are set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MOST = 19
 
 
 def give_way(pid: int, nice: int) -> None:
-    """To be called before the program has threads or children: those that it makes later are as nice as it is."""
+    """Call this before the program has threads or children: those that it makes later are as nice as it is."""
     if pid:  # else it could not be started, and 0 would be this process
         with suppress(ProcessLookupError):  # it has ended, and whoever waits for it will be told
             os.setpriority(os.PRIO_PROCESS, pid, min(_MOST, os.getpriority(os.PRIO_PROCESS, pid) + nice))

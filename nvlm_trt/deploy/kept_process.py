@@ -21,9 +21,9 @@ _KEEPER = Path(__file__).parents[1] / "keeper.py"
 
 
 class KeptProcess:
-    """Started by its constructor; its output goes to the end of ``log_file``, or to stderr.
+    """Started by its constructor. Its output is appended to ``log_file``, or goes to stderr.
 
-    ``left`` names what is removed after it, as the keeper has it. ``keep_open`` are descriptors that the keeper holds
+    ``left`` lists what is removed after it, in the keeper's form. ``keep_open`` are descriptors that the keeper holds
     open as long as it lives.
     """
 
@@ -71,7 +71,7 @@ class KeptProcess:
         self._tell(b"T")
 
     def kill(self) -> None:
-        """End it and all it started. May be called again."""
+        """End it and everything it started. May be called again."""
         self._tell(b"K")
         self._keeper.wait()
         self._orders.close()

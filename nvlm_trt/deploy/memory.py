@@ -1,4 +1,4 @@
-"""How much of /dev/shm a deployment needs: tensors between the server and its Python models pass through there."""
+"""How much of /dev/shm a deployment needs: tensors between the server and its Python models pass through it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _NUM_PROCESSES = 4
 
 
 def shared_memory_bytes(config: NvlmConfig, max_images: int) -> int:
-    """For one request with ``max_images`` pictures of the most tiles; two at once may need twice as much.
+    """Bytes for one request with ``max_images`` pictures of the most tiles; two at once may need twice as much.
 
-    Tiles leave ``preprocessing`` and enter ``vision_encoder``; rows leave that and enter the decoder, in float32.
+    Tiles go from ``preprocessing`` to ``vision_encoder``, and rows from there to the decoder, in float32.
     """
     tiles = max_images * config.tiling.most_tiles_per_image
     tile_bytes = tiles * config.tiling.tile_size**2 * 3

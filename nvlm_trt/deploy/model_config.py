@@ -1,4 +1,4 @@
-"""A model's ``config.pbtxt`` as the message it is. Edits go through the message, never through its text."""
+"""A model's ``config.pbtxt`` as a protobuf message. Edits go through the message, never through its text."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The processes of a server's Python models, looked at from outside: Triton does not say when one has died.
+"""Watches the processes of a server's Python models from outside, because Triton does not report when one has died.
 
-A question does find out, seconds later; until then whoever streams from the dead model hears nothing.
+A question does find out, seconds later; until then a client that streams from the dead model hears nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _STUB = b"triton_python_backend_stub"
 
 
 class ModelProcesses:
-    """Those that run now and have ``prefix``, of their server's shared memory, in their command lines."""
+    """Those that run now and have ``prefix``, that of their server's shared memory, in their command lines."""
 
     def __init__(self, prefix: str) -> None:
         self._names: dict[Path, str] = {}

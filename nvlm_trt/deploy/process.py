@@ -1,7 +1,7 @@
 """One run of Triton: its command under a keeper, with memory and a folder of its own.
 
-Triton's own shutdown waits for open connections and then may exit with an error, hang or crash, and leaves model
-processes that spin. So its exit status means nothing at a stop: it gets SIGTERM and time, then all of it is killed.
+Triton's own shutdown waits for open connections, then may exit with an error, hang or crash, and leaves model processes
+that spin. So its exit status means nothing at a stop: it gets SIGTERM and time, then all of it is killed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class TritonProcess(KeptProcess):
         )
 
     def stop(self, models_ended: Callable[[], bool] = lambda: False) -> None:
-        """End it, by force after a time, or as soon as its models have ended: Triton itself looks for that once a
-        second only. May be called again.
+        """End it, by force after a time, or as soon as its models have ended: Triton itself checks for that only once a
+        second. May be called again.
         """
         if self.exit_status is None:
             self.terminate()

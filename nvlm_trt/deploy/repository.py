@@ -1,8 +1,8 @@
-"""The model repository of a deployment, made from the sources in ``triton_repo`` and a recipe.
+"""Makes a deployment's model repository from the sources in ``triton_repo`` and a recipe.
 
-Both forms come from the same five configurations. The production form is what lies in the sources, with sizes filled
-in; the embedded form has a Python decoder behind the same tensors, and float32 where production has BF16, which numpy
-cannot hold. Every file is named by where containers mount it, ``/deployment`` and ``/checkpoint``.
+Both forms come from the same five configurations. The production form is the sources with sizes filled in. The embedded
+form has a Python decoder behind the same tensors, and float32 where production has BF16, which numpy cannot hold. Every
+file is named by where containers mount it, ``/deployment`` and ``/checkpoint``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def render_repository(recipe: Recipe, config: NvlmConfig) -> dict[str, ModelConf
 
 
 def write_repository(recipe: Recipe, config: NvlmConfig, out_folder: Path) -> None:
-    """Write the whole repository to ``out_folder``, which is made and must not hold one yet."""
+    """Write the whole repository to ``out_folder``, which is created and must not hold one yet."""
     sources = resource_folder("triton_repo")
     for name, model in render_repository(recipe, config).items():
         version = out_folder / name / "1"
@@ -72,7 +72,8 @@ def write_repository(recipe: Recipe, config: NvlmConfig, out_folder: Path) -> No
 
 
 def _embed(decoder: ModelConfig, recipe: Recipe) -> None:
-    """Put the embedded decoder behind the same tensors. TensorRT-LLM's parameters mean nothing to it and go."""
+    """Put the embedded decoder behind the same tensors. TensorRT-LLM's parameters mean nothing to it and are removed.
+    """
     decoder.backend = "python"
     decoder.parameters.clear()
     set_parameter(decoder, "gpt_model_path", "/deployment/decoder/checkpoint")

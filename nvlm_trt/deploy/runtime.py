@@ -1,8 +1,8 @@
-"""The Triton server of this machine: the container's own, or where the nvidia-pytriton wheel put one.
+"""Finds this machine's Triton server: the container's own, or the one in the nvidia-pytriton wheel.
 
 The wheel carries a whole Triton 2.51 (server, Python backend, one stub for each Python). It is driven directly; the
 wheel's own Python package is never imported. Three things make a start hang for ever instead of failing, so they are
-looked for beforehand: no shared libpython, no ``bash``, and a blank in a path that reaches the stub's command line. A
+checked beforehand: no shared libpython, no ``bash``, and a blank in a path that reaches the stub's command line. A
 fourth, numpy 2, starts well and then hands the models tensors without bytes.
 """
 
@@ -29,7 +29,7 @@ _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class Runtime(Protocol):
-    """An installed Triton. ``decoders`` are the backends that a decoder may have in it."""
+    """An installed Triton. ``decoders`` are the backends that it can run a decoder with."""
 
     @property
     def server(self) -> Path: ...

@@ -1,6 +1,6 @@
 """A Triton server over a deployment, from its start until nothing of it is left, for programs without a supervisor.
 
-On a busy machine a start is known to hang or to die of a signal now and then; it is then ended and tried once more.
+On a busy machine a start sometimes hangs or dies of a signal; it is then ended and tried once more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ATTEMPTS = 2
 class TritonServer:
     """Starts in its constructor and serves until ``stop``; a context manager. A port of 0 takes a free one.
 
-    The server's log goes to ``log_file``. When that is not given, it goes with the server, unless the start fails: then
+    The server's log goes to ``log_file``. Without one the log is removed with the server, unless the start fails: then
     it is kept as ``server.log`` in the deployment's folder.
     """
 
@@ -82,7 +82,7 @@ class TritonServer:
         return self._triton.running
 
     def stop(self) -> None:
-        """End the server, whatever state it is in, and remove all it left. May be called again."""
+        """End the server, whatever state it is in, and remove everything it left. May be called again."""
         self._triton.stop()
         self._triton.close()
 

@@ -1,7 +1,7 @@
 """A deployment staged for Triton: it can be started, asked, and ended any number of times, always at one address.
 
-Triton answers "ready" when models are loaded, and goes on saying so after one has died. So a start has succeeded when a
-question of one token was answered by the whole ensemble, and whether it lives is asked the same way.
+Triton answers "ready" when models are loaded, and goes on saying so after one has died. So a start has succeeded when
+the whole ensemble has answered a one-token question, and the same question tells whether it lives.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SEE_LOG = "The server's log says more; it is kept beside the deployment unless 
 
 
 class BadStart(ServerError):
-    """A failed start that may succeed the next time: Triton is known to hang or to die of a signal now and then."""
+    """A failed start that may succeed the next time: Triton sometimes hangs or dies of a signal."""
 
 
 class StartAborted(Exception):
@@ -43,9 +43,9 @@ class StartAborted(Exception):
 class StagedTriton:
     """Not started yet. ``close`` it. A port of 0 takes a free one.
 
-    The server's log goes to the end of ``log_file``; by default to a file that goes with the server. ``nice``, 1 to 19,
-    has it give way to all else that runs on these cores. Raises
-    ``MissingToolError`` E-TOOL-*, ``ArtefactError`` E-ARTEFACT-TRITON, ``ServerError`` E-SERVER-PORT, E-SERVER-PATH.
+    The server's log is appended to ``log_file``; by default to a file that is removed with the server. With ``nice``, 1
+    to 19, it gives way to everything else that runs on these cores. Raises ``MissingToolError`` E-TOOL-*,
+    ``ArtefactError`` E-ARTEFACT-TRITON, ``ServerError`` E-SERVER-PORT, E-SERVER-PATH.
     """
 
     def __init__(
@@ -77,7 +77,8 @@ class StagedTriton:
 
     @property
     def exit_status(self) -> int | None:
-        """Of the server's own process, whose models may be dead while it lives. None before the first start too."""
+        """The status of the server's own process, whose models may be dead while it lives. None before the first start
+        too."""
         return self._process.exit_status if self._process else None
 
     @property
@@ -91,12 +92,12 @@ class StagedTriton:
 
     @property
     def pid(self) -> int:
-        """Of the server's own process, once it was started."""
+        """The server's own process, once it was started."""
         assert self._process is not None
         return self._process.pid
 
     def choose_again(self) -> None:
-        """Take other free ports in place of those that were not asked for by number."""
+        """Replace the ports that were not asked for by number with other free ones."""
         self.address = Address.choose(*self._wanted)
 
     def start(self, timeout_s: float, abort: threading.Event | None = None) -> None:
@@ -148,7 +149,7 @@ class StagedTriton:
         return read_figures(self.address.metrics_url)
 
     def refuse_new(self) -> None:
-        """From now on new questions are refused; those that are being answered go on."""
+        """From now on new questions are refused; those in progress continue."""
         (self._marks / DRAINING).touch()
 
     def end_streams(self) -> None:
@@ -156,7 +157,7 @@ class StagedTriton:
         (self._marks / ENDING).touch()
 
     def stop(self) -> None:
-        """End it in its own way, or by force when that takes long. May be called again."""
+        """End it in its own way, or by force if that takes long. May be called again."""
         if self._process is not None:
             self._process.stop(self._models.all_dead if self._models else lambda: False)
 
@@ -172,7 +173,7 @@ class StagedTriton:
                 shutil.copyfile(self.log_file, self._deployment_dir / "server.log")
 
     def close(self) -> None:
-        """End it and remove all it left. May be called again."""
+        """End it and remove everything it left. May be called again."""
         self.kill()
         self._traces.remove()
 

@@ -1,8 +1,8 @@
-"""A copy of a deployment's model repository that one server run may use: real folders, in a path without blanks.
+"""A copy of a deployment's model repository for one server run: with real folders, in a path without blanks.
 
-Triton hands the repository's path to its model processes through an unquoted shell line, so no blank or shell
-character may be in it; the folders of the deployment itself reach the models as parameters and may be called anything.
-Beside each model lies a link to this package, so that the models run the code that started them, installed or not.
+Triton passes the repository's path to its model processes through an unquoted shell line, so it may contain no blank or
+shell character. The folders of the deployment itself reach the models as parameters and may have any name. Beside each
+model lies a link to this package, so that the models run the code that started them, installed or not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 
 
 def make_work_folder() -> Path:
-    """A fresh folder with a plain path. Raises ``ServerError`` E-SERVER-PATH where there is none to be had."""
+    """A fresh folder with a plain path. Raises ``ServerError`` E-SERVER-PATH if none can be made."""
     for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):
         if _PLAIN.fullmatch(parent):
             try:
@@ -45,7 +45,7 @@ def make_work_folder() -> Path:
 def stage_repository(deployment_dir: Path, checkpoint_dir: Path, folder: Path, marks: Path | None = None) -> None:
     """Copy ``deployment_dir/triton_repo`` to ``folder`` with ``/deployment`` and ``/checkpoint`` replaced.
 
-    ``marks``, a folder that is made, is where the models will look for what they are told of the server's end.
+    ``marks``, a folder that is created, is where the models will look for marks of the server's end.
 
     Raises ``ArtefactError`` E-ARTEFACT-TRITON if a model is missing or damaged.
     """

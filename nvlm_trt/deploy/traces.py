@@ -1,10 +1,10 @@
 """What one server run leaves in the file system, and how the next one knows that it may be removed.
 
-Triton's models share memory with it through files in /dev/shm; a prefix of its own makes a run's files known, and a
-folder of its own holds the repository it reads. A lock beside them is held by the program that serves and by its
-processes' keepers. The kernel lets go of it when all of these have died, however they did. So a lock that can be taken
-is the mark of a run that nobody cleaned up after: both were killed at once, or the machine's memory ran out. Process
-ids would not do, they mean nothing in another container that shares /dev/shm.
+Triton's models share memory with it through files in /dev/shm. A prefix of its own identifies a run's files, and a
+folder of its own holds the repository it reads. The program that serves, and its processes' keepers, hold a lock beside
+them, which the kernel releases when all of these have died, however they did. So a lock that can be taken marks a run
+that nobody cleaned up after: both were killed at once, or the machine's memory ran out. Process ids would not do,
+because they mean nothing in another container that shares /dev/shm.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Traces:
 
     @property
     def shared_memory(self) -> str:
-        """The prefix of its files in /dev/shm, as the keeper has it."""
+        """The prefix of its files in /dev/shm, in the keeper's form."""
         return f"{SHARED_MEMORY / self.prefix}*"
 
     @property
     def all(self) -> tuple[str, ...]:
-        """For a keeper to remove."""
+        """Everything that a keeper should remove."""
         return (self.shared_memory, str(self.folder), str(self._lock))
 
     def remove(self) -> None:
@@ -59,7 +59,7 @@ class Traces:
 
 
 def sweep() -> int:
-    """Remove what dead runs of this user left, processes included; how many they were."""
+    """Remove what dead runs of this user left, processes included; returns how many they were."""
     count = 0
     for lock in SHARED_MEMORY.glob(_LOCK):
         try:

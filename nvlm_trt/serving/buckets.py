@@ -1,6 +1,6 @@
-"""Bounds of the histograms, the same at every door, so that one dashboard reads them all.
+"""Bucket bounds of the histograms, the same on every metrics page, so that one dashboard reads them all.
 
-Each spans what the small model on a laptop and the full one under load take.
+Each spans both the small model on a laptop and the full one under load.
 """
 
 from __future__ import annotations

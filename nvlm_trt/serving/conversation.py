@@ -6,9 +6,9 @@
                   {"role": "user", "content": ["And this?", {}]}],
      "fit": true, "max_pixels": 20000000}
 
-An object in ``content`` is the next picture of ``image_url_input``; texts and pictures of a message stand one on each
-line, as the release puts them. Texts are only text: ``<image>`` in one is no mark here. ``fit`` lets ``max_tokens``
-shrink to what is left of the sequence, for clients that only name a most; ``max_pixels`` tightens the server's own
+An object in ``content`` is the next picture of ``image_url_input``; each text and picture of a message gets a line of
+its own, as in the release. Texts are only text: ``<image>`` in one is not a mark here. ``fit`` lets ``max_tokens``
+shrink to what is left of the sequence, for clients that only give a maximum; ``max_pixels`` tightens the server's own
 limit for each picture.
 """
 
@@ -26,7 +26,7 @@ __all__ = ["Conversation", "read_conversation"]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """``max_tiles`` has an entry for each picture, None for the model's own limit; ``num_bytes`` is of all texts."""
+    """``max_tiles`` has an entry for each picture, None for the model's own limit; ``num_bytes`` counts all texts."""
 
     turns: tuple[Turn, ...]
     max_tiles: tuple[int | None, ...]

@@ -1,9 +1,10 @@
-"""Requests of the ``tensorrt_llm`` model that are open in the embedded decoder, free of Triton.
+"""The open requests of the ``tensorrt_llm`` model in the embedded decoder, free of Triton.
 
-A request is answered through its ``Reply``, from an ``Outbox``'s thread. It ends early in two ways: its own client goes
-away, which is looked for every ``poll_s`` seconds, a few requests at a time, because Triton tells nobody; or a second
-request with the same id and ``stop`` set arrives, which is the only way to end one that came through an ensemble. A
-stop is answered with nothing, also when there was nothing to end: it may have ended by itself a moment before.
+A request is answered through its ``Reply``, from an ``Outbox``'s thread. It can end early in two ways. Its own client
+goes away; Triton does not report that, so a few requests at a time are asked every ``poll_s`` seconds. Or a second
+request arrives with the same id and ``stop`` set, which is the only way to end one that came through an ensemble. A
+stop always gets an empty answer, even if there was nothing to end: the request may have ended by itself a moment
+before.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ _BROKEN_OFF = (FinishReason.CANCELLED, FinishReason.ERROR)
 @dataclass(slots=True, eq=False)
 class _Open:
     """One request in the engine: its listener, and the outbox's recipient. ``held`` is what a request that does not
-    stream has so far, of each of its sequences; ``unfinished`` of them still generate, ``untold`` have not been sent
-    their end.
+    stream has so far, of each of its sequences; ``unfinished`` of them still generate, and ``untold`` have not been
+    sent their end.
     """
 
     client_id: str
@@ -96,7 +97,8 @@ class _Open:
         self.begun.add(index)
 
     def deliver(self, emissions: Sequence[Emission]) -> None:
-        """One response a sequence; two where one ends by itself, which postprocessing knows by one without tokens."""
+        """One response per sequence; two where one ends by itself, because postprocessing recognises an end by a
+        response without tokens."""
         news: dict[int, list[Emission]] = defaultdict(list)
         for emission in emissions:
             if emission.finish not in _BROKEN_OFF:
@@ -136,9 +138,9 @@ class DecoderCalls:
         check_going: Callable[[], None] = lambda: None,
         poll_s: float = 0.1,
     ) -> None:
-        """Every ``poll_s`` seconds ``observe`` is given the engine's ``metrics()``, and ``tell`` each request that
-        ended meanwhile: neither holds up the engine's thread. ``check_going`` raises ``CancelledError`` once the
-        server ends its requests; those cancelled from then on fail with that.
+        """Every ``poll_s`` seconds ``observe`` gets the engine's ``metrics()``, and ``tell`` each request that ended
+        meanwhile; neither holds up the engine's thread. ``check_going`` raises ``CancelledError`` once the server ends
+        its requests; those cancelled from then on fail with that.
         """
         self._engine = engine
         self._observe = observe
@@ -158,10 +160,11 @@ class DecoderCalls:
     def take(
         self, client_id: str, tensors: Mapping[str, NDArray[Any]], reply: Reply, trace: Mapping[str, str] | None = None
     ) -> None:
-        """Answer one request through ``reply``, now or later. Raises what is wrong with it, and answers nothing then.
+        """Answer one request through ``reply``, now or later. If something is wrong with it, raises and answers
+        nothing.
 
-        ``trace`` comes back in its record.
-        Raises ``RequestError`` (those of ``read_call``; E-PARAM-ID for an id that is in use), ``OverloadedError``.
+        ``trace`` comes back in its record. Raises ``RequestError`` (those of ``read_call``; E-PARAM-ID for an id that
+        is in use), ``OverloadedError``.
         """
         if asks_to_stop(tensors):
             if not client_id:
@@ -201,7 +204,7 @@ class DecoderCalls:
                 del self._by_client_id[entry.client_id]
 
     def reason(self, last: Emission) -> NvlmError:
-        """Why a request broke off whose last emission this is."""
+        """Why a request broke off, from its last emission."""
         if last.finish is not FinishReason.CANCELLED:
             return last.error or ServerError("E-SERVER-INTERNAL", "The decoder failed.", "The server's log says why.")
         try:
@@ -237,7 +240,7 @@ class DecoderCalls:
 
 
 def _together(emissions: Sequence[Emission]) -> Emission:
-    """All of one sequence in one, which ends as the last does."""
+    """All emissions of one sequence in one, which ends as the last does."""
     if len(emissions) == 1:
         return emissions[0]
     return emissions[-1]._replace(

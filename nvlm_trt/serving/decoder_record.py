@@ -1,4 +1,4 @@
-"""What became of one request in the embedded decoder, and when."""
+"""What happened to one request in the embedded decoder, and when."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DecoderRecord:
 
 
 def note_record(journal: Journal, record: DecoderRecord) -> None:
-    """A line, and spans of its time in the queue, in its prompt and in its answer."""
+    """Log a line, and trace the request's time in the queue, in its prompt and in its answer."""
     journal.line(
         record.request_id,
         seconds=record.total_s,

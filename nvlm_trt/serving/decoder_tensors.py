@@ -1,7 +1,8 @@
-"""The ``tensorrt_llm`` tensor contract, as far as the embedded decoder goes: tensors in, a request; tokens in, tensors.
+"""The embedded decoder's part of the ``tensorrt_llm`` tensor contract: from tensors to a request, and from tokens to
+tensors.
 
-TensorRT-LLM's Triton model has 62 inputs. The embedded decoder reads some, needs others to keep the one value that asks
-for nothing, and refuses the rest by name, so that no request means one thing here and another in production.
+TensorRT-LLM's Triton model has 62 inputs. The embedded decoder reads some, accepts others only with the one value that
+asks for nothing, and refuses the rest by name, so that no request means one thing here and another in production.
 ``INPUT_RULES`` holds all of them; there is no other place.
 """
 
@@ -26,7 +27,7 @@ Tensors = Mapping[str, NDArray[Any]]
 
 
 class Rule(enum.Enum):
-    """What happens to an input that is not held to one value."""
+    """What happens to an input that is not restricted to one value."""
 
     READ = "it shapes the answer"
     MOOT = "it cannot change an answer of the embedded decoder, which pads nothing"
@@ -110,7 +111,7 @@ class DecoderCall:
 
 
 def asks_to_stop(tensors: Tensors) -> bool:
-    """Whether this is a request to end another one, the one with the same id."""
+    """Whether this request ends another one, the one with the same id."""
     return _scalar(tensors, "stop", bool, False)
 
 
@@ -158,10 +159,10 @@ def read_call(tensors: Tensors, request_id: str) -> DecoderCall:
 
 
 def write_tensors(call: DecoderCall, emission: Emission, cum_log_prob: float) -> dict[str, NDArray[Any]]:
-    """The output tensors of one response, each with the batch axis in front.
+    """The output tensors of one response, each with a leading batch axis.
 
     What was not asked for is left out, as in production; ``sequence_index`` comes with ``num_return_sequences``.
-    ``cum_log_prob`` is the sum up to and with this response, of its sequence.
+    ``cum_log_prob`` is its sequence's sum up to and including this response.
     """
     tokens = np.array([[emission.tokens]], np.int32).reshape(1, 1, -1)
     tensors: dict[str, NDArray[Any]] = {

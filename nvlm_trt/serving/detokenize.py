@@ -1,8 +1,8 @@
-"""Text out of a stream of tokens, character by whole character.
+"""Turns a stream of tokens into text, in whole characters.
 
-A token may end inside a character. What is unfinished waits, per request, until the rest has come, so that pieces put
-together are exactly the text decoded at once. Nothing tells this side that a request was cancelled; therefore the
-number of waiting requests is bounded and the one idle longest is forgotten.
+A token may end inside a character. The unfinished part waits, per request, until the rest has come, so the pieces
+together are exactly the text decoded at once. Nothing reports here that a request was cancelled. Therefore the number
+of waiting requests is bounded, and the one idle longest is forgotten.
 """
 
 from __future__ import annotations

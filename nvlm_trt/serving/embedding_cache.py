@@ -1,11 +1,11 @@
-"""Rows of tiles that were encoded before, so that a second question about a picture skips the vision engine.
+"""Caches the rows of encoded tiles, so that a second question about a picture skips the vision engine.
 
 The unit is the tile. A tile's rows depend on its bytes alone, the model that encodes sees no borders between pictures,
-and blank tiles of different pages are one. A key is 256 bits of hash over all bytes of the tile and over what makes the
-rows: graph, engine, dtype; pictures of equal size never mix. Hashing costs under a thousandth of encoding.
+and blank tiles of different pages are one. A key is 256 bits of hash over all bytes of the tile and over what decides
+the rows (graph, engine, dtype), so pictures of equal size never mix. Hashing costs under a thousandth of encoding.
 
-Requests that arrive while their tile is on its way wait for it and do not encode it again. If that way ends in an
-error, it was another request's error, and those who waited encode for themselves.
+Requests that need a tile already being encoded wait for it. If that encoding fails, the error belongs to the other
+request, and those that waited encode for themselves.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CacheFigures:
 
 
 def engine_key(kind: str, dtype: str, vision_folder: Path) -> bytes:
-    """32 bytes that differ where the same tile may become other rows: engine, dtype, graph."""
+    """32 bytes that differ whenever the same tile may get other rows: engine, dtype, graph."""
     digest = hashlib.blake2b(f"{kind}\0{dtype}\0".encode(), digest_size=_HASH_BYTES)
     for name in ("vision.onnx", "weights.json", "vision.plan.json"):
         file = vision_folder / name
@@ -49,8 +49,7 @@ def engine_key(kind: str, dtype: str, vision_folder: Path) -> bytes:
 
 
 class EmbeddingCache:
-    """The rows of at most ``max_bytes`` bytes of tiles, the least recently used going first. Not safe to share between
-    threads by itself."""
+    """The rows of at most ``max_bytes`` bytes of tiles; the least recently used go first. Not thread-safe by itself."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

@@ -1,13 +1,13 @@
-"""Emissions on their way out of the engine, so that telling of tokens never costs more than making them.
+"""Sends emissions out of the engine, without ever spending more on sending tokens than on making them.
 
-A response is dear: Triton, the detokeniser's process and the client handle each one, all on the cores that the engine
-runs on, and together they take several times what making a small model's token takes. So a thread of its own sends, and
-keeps to a share of the time. It goes round: all requests with news get one response each, with every token that came
-since the last; then it pauses until what the round cost, in processor time of this thread, is no more than ``share``
-of the time that passed, times the cores. A request's first and last news do not wait, but count.
+A response is expensive: Triton, the detokeniser's process and the client handle each one, all on the cores that the
+engine runs on, and together they take several times what a small model's token takes. So a thread of its own sends, and
+limits its share of the time. In each round every request with news gets one response, with every token that came since
+the last. Then the thread pauses until the round's cost, in its own processor time, is at most ``share`` of the time
+that passed, times the cores. A request's first and last news do not wait, but count.
 
-The rule has no sizes to choose. While tokens come slower than the share pays for, each leaves at once, alone; under
-load a response carries more of them, and time to the first token stays what it was.
+The rule has no sizes to choose. While tokens come more slowly than the share pays for, each leaves at once, alone.
+Under load a response carries more of them, and the time to first token stays what it was.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Recipient(Protocol):
 
 
 class Outbox:
-    """``post`` may be called from any thread, and costs an append. Each recipient gets its emissions in their order.
+    """``post`` may be called from any thread, and costs an append. Each recipient gets its emissions in order.
     ``cores`` None means those that the process may use.
     """
 
@@ -59,7 +59,7 @@ class Outbox:
             self._wake.set()
 
     def close(self) -> None:
-        """Deliver all that was posted before, and end the thread."""
+        """Deliver everything posted before, and end the thread."""
         self._closing = True
         self._wake.set()
         self._thread.join()
@@ -84,7 +84,7 @@ class Outbox:
             self._wake.clear()
 
     def _collect(self, unsent: dict[Recipient, list[Emission]]) -> list[Recipient]:
-        """Move what was posted to ``unsent``; those whose news does not wait."""
+        """Move what was posted to ``unsent``; returns those whose news does not wait."""
         urgent: dict[Recipient, None] = {}
         while self._posted:
             recipient, emission, hurried = self._posted.popleft()
@@ -94,7 +94,8 @@ class Outbox:
         return list(urgent)
 
     def _rest(self) -> None:
-        """Wait without a limit. Who posts looks at ``_resting`` afterwards; this thread looks for posts after it."""
+        """Wait without a limit. A poster looks at ``_resting`` after it has posted; this thread looks for posts after
+        setting it."""
         self._resting = True
         if not self._posted and not self._closing:
             self._wake.wait()

@@ -1,10 +1,11 @@
 """What a client asked for, checked once: names, types, ranges, and every default made explicit.
 
-Names are those Triton's clients for language models already send. A name we cannot honour is refused, unless its value
-says "nothing special" (``beam_width`` 1): a parameter that is accepted and ignored would be a lie about the answer.
+Names are those that Triton's clients for language models already send. A name we cannot honour is refused, unless its
+value means "nothing special" (``beam_width`` 1): a parameter that is accepted and ignored would be a lie about the
+answer.
 
-Sampling is greedy unless asked otherwise. A ``temperature`` or ``top_p`` of 0 means greedy, as in other servers; any
-other value but the neutral 1 without a ``top_k`` means sampling from all tokens.
+Sampling is greedy by default. A ``temperature`` or ``top_p`` of 0 means greedy, as in other servers; any other value
+but the neutral 1, without a ``top_k``, means sampling from all tokens.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ _MAX_WORD_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class RequestFields:
-    """A request whose parts are each sound; whether they fit this model is for the preprocessor to say.
+    """A request whose parts are each valid; the preprocessor judges whether they fit this model.
 
     ``images`` are encoded files. ``end_id`` and ``pad_id`` None stand for the tokenizer's own, ``end_id`` -1 for none.
-    A ``conversation`` stands in place of ``text_input``, which is empty then.
+    A ``conversation`` replaces ``text_input``, which is then empty.
     """
 
     text_input: str
@@ -141,7 +142,7 @@ def _check_range(name: str, value: int | None, low: int, high: int) -> None:
 
 
 def _items(value: Any) -> list[Any]:
-    """Whatever a value came in, as a list of Python values."""
+    """A value of any of these forms as a list of Python values."""
     if isinstance(value, np.ndarray):
         # A float32 is meant as its shortest decimal: 0.7, not 0.699999988.
         return [float(str(item)) for item in value.ravel()] if value.dtype == np.float32 else value.ravel().tolist()

@@ -1,9 +1,9 @@
 """The tensors of the ``postprocessing`` model: the decoder's tokens in, text out.
 
-An ensemble tells its last step nothing but the decoder's tensors and the request's id, not even that this response is
-the last. So a stream is known by its id, and it is over when a response holds no token or ends with the end token; one
-that was cut inside a character at ``max_tokens`` loses that character. Without an id nothing can be kept from one
-response to the next: a character whose bytes come in two of them shows as U+FFFD.
+An ensemble gives its last step only the decoder's tensors and the request's id; not even that this response is the
+last. So a stream is identified by its id, and it is over when a response holds no token or ends with the end token. A
+stream cut inside a character at ``max_tokens`` loses that character. Without an id nothing can be kept from one
+response to the next, so a character whose bytes come in two of them shows as U+FFFD.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The one door to the model: from a checked request to everything the engines read.
+"""The only way to the model: from a checked request to everything the engines read.
 
-A picture is decoded, cut and dropped before the next, so that a request costs its tiles and one picture. Equal pictures
-get equal ``extra_ids``, by which the decoder shares their keys and values between requests; text has 0 there.
+A picture is decoded, cut and dropped before the next, so a request costs the memory of its tiles and one picture. Equal
+pictures get equal ``extra_ids``, by which the decoder shares their keys and values between requests; text has 0 there.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Prepared:
 
 
 class Preprocessor:
-    """Immutable but for the counter of its keys; safe to share between threads."""
+    """Immutable except for the counter of its keys; safe to share between threads."""
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ class Preprocessor:
     def _word_ids(self, words: Sequence[str]) -> WordIds:
         """Each word as it is tokenised alone.
 
-        " stop" and "stop" are different tokens, and the one sent is the one looked for, as in TensorRT-LLM's own
+        " stop" and "stop" are different tokens, and only the one sent is looked for, as in TensorRT-LLM's own
         preprocessing; a client that wants both sends both.
         """
         return tuple(tuple(self.tokenizer.encode_text(word)) for word in words)

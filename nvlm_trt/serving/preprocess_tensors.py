@@ -1,7 +1,7 @@
 """The tensors of the ``preprocessing`` model: a client's in, everything the engines read out.
 
 The decoder model has a batch axis and ``preprocessing`` has none, so what the decoder reads carries a leading axis of
-one. Names are the decoder's own, which makes the ensemble's wiring a list of equal names.
+one. Names are the decoder's own, so the ensemble's wiring is a list of equal names.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _TRITON_PARAMETERS = frozenset(
 
 
 def client_values(tensors: Mapping[str, NDArray[Any]], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """All a client sent, by name.
+    """Everything a client sent, by name.
 
-    Triton's ``/generate`` turns JSON keys it does not know into request parameters and would say nothing; here they are
-    values like others, to be refused by name.
+    Triton's ``/generate`` silently turns JSON keys it does not know into request parameters. Here they are values like
+    others, to be refused by name.
     """
     extra = {
         name: value

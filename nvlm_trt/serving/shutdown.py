@@ -1,7 +1,7 @@
-"""What whoever runs the server tells its models about its end: marks, files without content in a folder of the run.
+"""How the server's models learn that it is shutting down: marks, which are empty files in a folder of the run.
 
-A model learns of nothing but requests, and one that said "stop taking questions" could be sent by anybody. A file in a
-folder that only the server's user can write is asked about in a microsecond.
+A model receives nothing but requests, and anybody could send one that said "stop taking questions". A file in a folder
+that only the server's user can write is checked in a microsecond.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ENDING = "ending"
 
 
 class Shutdown:
-    """Marks in ``folder``; without one, as where nobody supervises, there never are any."""
+    """Marks in ``folder``; without a folder, as where nobody supervises, there never are any."""
 
     def __init__(self, folder: str) -> None:
         self._draining = Path(folder) / DRAINING if folder else None

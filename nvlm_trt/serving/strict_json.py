@@ -1,9 +1,9 @@
-"""JSON from strangers: what no two readers agree on is refused, and no text is deep enough to hurt one.
+"""Parses JSON from strangers: refuses what readers disagree about, and limits depth and size before parsing.
 
-A recursive parser falls over text nested a hundred thousand levels deep (Triton 2.51's takes its server along), and
-64 MiB of ``{},`` keep one busy for most of a minute and leave objects of 25 times their size. So depth and parts are
-counted first, by a scan that skips strings. Of a key given twice, readers take the first, the last or both; which of
-them a proxy checked is then a matter of luck. ``NaN`` and ``Infinity`` are no JSON.
+A recursive parser fails on text nested a hundred thousand levels deep (Triton 2.51's takes its server along), and 64
+MiB of ``{},`` keep one busy for most of a minute and leave objects of 25 times their size. So depth and parts are
+counted first, by a scan that skips strings. Of a key given twice, readers take the first, the last or both, so which
+one a proxy checked would be a matter of luck. ``NaN`` and ``Infinity`` are not JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read_strict_json(data: bytes, name: str = "The body") -> Any:
 
 
 class _Odd(ValueError):
-    """Its text goes on after "The body"."""
+    """Its text continues after "The body"."""
 
 
 def _check_shape(text: str, name: str) -> None:

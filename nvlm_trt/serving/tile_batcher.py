@@ -1,12 +1,12 @@
-"""Tiles of many requests through one vision engine, in calls as full as the engine allows.
+"""Batches tiles of many requests into calls of one vision engine, as full as the engine allows.
 
-Requests wait in a line. Each call of the engine takes tiles from the front of the line until it is full, so a request
-with more tiles than fit is cut over several calls, and small requests that wait at the same time share one. A request
-that arrives while a call runs joins the next one; nobody waits for company.
+Requests wait in a queue. Each call of the engine takes tiles from its front until the call is full, so a request with
+more tiles than fit is spread over several calls, and small requests that wait at the same time share one. A request
+that arrives while a call runs joins the next one; no call waits for more requests.
 
-If a call that several requests share fails, each is tried alone, so that one bad request spoils nobody's answer. If
-what one request sends does not fit the GPU's free memory, it is halved until it does. Memory comes back, so the next
-call is full again.
+If a call that several requests share fails, each is tried alone, so that one bad request spoils nobody's answer. If one
+request's tiles do not fit the GPU's free memory, the call is halved until they do. Memory comes back, so the next call
+is full again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Job:
 class TileBatcher:
     """Owns ``engine`` and the only thread that calls it. Without ``share_calls`` a call holds tiles of one request.
 
-    ``waited`` is told from that thread for how many seconds each request's first tile had to wait.
+    ``waited`` is called from that thread with the seconds that each request's first tile had to wait.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class TileBatcher:
     def submit(self, tiles: NDArray[np.uint8]) -> Future[Rows]:
         """Encode UINT8 [n, height, width, 3], n >= 1. The future's callbacks run in the batcher's thread.
 
-        Raises ``RequestError`` E-IMAGE-TILES for what the engine would not take: in the line it would hold up others;
-        ``OverloadedError`` E-BUSY-VISION when too many tiles wait already.
+        Raises ``RequestError`` E-IMAGE-TILES for what the engine would not take, since in the queue it would hold up
+        others; ``OverloadedError`` E-BUSY-VISION when too many tiles wait already.
         """
         if len(tiles) == 0:
             raise ValueError("no tiles: answer such a request without the engine")

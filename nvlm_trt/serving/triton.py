@@ -1,4 +1,4 @@
-"""What the Python models of the repository share: tensors and errors between Triton's types and ours.
+"""What the Python models of the repository share: converting tensors and errors between Triton's types and ours.
 
 Only importable inside a Triton model process, where the server provides ``triton_python_backend_utils``.
 """
@@ -66,7 +66,7 @@ class Parameters:
 
 @contextmanager
 def reporting_start() -> Iterator[None]:
-    """Around ``initialize``: an error of ours goes to the log as its own text, where the launcher finds it."""
+    """Wraps ``initialize``: an error of ours goes to the log as its own text, where the launcher finds it."""
     try:
         yield
     except NvlmError as error:
@@ -100,7 +100,7 @@ def check_wanted(request: Any) -> None:
     """Raises ``CancelledError`` E-CANCEL-REQUEST once its client has gone.
 
     Triton tells a step of an ensemble only what it knew when the step began. So the decoder, whose step begins once,
-    is not told, but each step after one of its responses is.
+    never learns of it, but each step after one of its responses does.
     """
     if request.is_cancelled():
         raise CancelledError("E-CANCEL-REQUEST", "The request was cancelled.")
@@ -130,8 +130,8 @@ def success(tensors: Mapping[str, Any]) -> Any:
 
 
 def failure(error: BaseException) -> Any:
-    """A response for an error: ours in full, anything else only in the log, because it may name what is nobody's
-    business."""
+    """A response for an error: ours in full. Any other goes only to the log, because it may contain what is not for
+    clients."""
     if not isinstance(error, NvlmError):
         pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
         error = ServerError("E-SERVER-INTERNAL", "The server failed to answer.", "Its log says why.")
@@ -151,7 +151,7 @@ def answer_all(requests: list[Any], answer: Callable[[Any], Mapping[str, Any]]) 
 
 
 class TritonReply:
-    """A ``Reply`` through a response sender. Its lock is there because Triton frees the sender's other half with the
+    """A ``Reply`` through a response sender. It needs its lock because Triton frees the sender's other half with the
     final response, after which asking it anything reads freed memory."""
 
     def __init__(self, request: Any) -> None:

@@ -72,8 +72,8 @@ class DecoderMetrics:
         }
 
     def update(self, figures: Mapping[str, Any]) -> None:
-        """Take over a ``DecoderEngine``'s ``metrics()``. What has not changed is left alone: every call goes to the
-        server's process and back, on the engine's cores."""
+        """Copy a ``DecoderEngine``'s ``metrics()``. What has not changed is skipped: every call goes to the server's
+        process and back, on the engine's cores."""
         for name in (name for name, value in figures.items() if value != self._told.get(name)):
             if name in self._gauges:
                 self._gauges[name].set(figures[name])

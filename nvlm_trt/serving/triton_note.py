@@ -1,6 +1,6 @@
-"""What a Triton model tells its journal of one request. Only importable inside a Triton model process.
+"""What a Triton model records of one request in its journal. Only importable inside a Triton model process.
 
-With nothing to tell to, a request is not even asked for its id.
+Where nothing is recorded, a request is not even asked for its id.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["Note", "open_journal"]
 
 
 def open_journal(part: str) -> Journal:
-    """As the environment of the server says. Raises what ``Journal`` and ``TelemetrySettings`` do."""
+    """The journal that the server's environment asks for. Raises what ``Journal`` and ``TelemetrySettings`` do."""
     return Journal(part, TelemetrySettings.from_environment())
 
 
 class Note:
-    """Made when a request arrives; afterwards Triton's request is not touched. ``name`` is its span's."""
+    """Made when a request arrives; afterwards Triton's request is not used. ``name`` is its span's."""
 
     def __init__(self, name: str, journal: Journal, request: Any) -> None:
         self._name = name

@@ -1,7 +1,7 @@
 """Stop and bad words in the tensor form of TensorRT-LLM: int32 [1, 2, n].
 
-Row 0 holds the ids of all words one after another, row 1 where each word ends (exclusive), filled up with -1. No words
-is one column: id 0 that belongs to no word.
+Row 0 holds the ids of all words one after another. Row 1 holds where each word ends (exclusive), padded with -1. No
+words are one column: id 0 that belongs to no word.
 """
 
 from __future__ import annotations
