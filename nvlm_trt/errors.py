@@ -1,7 +1,7 @@
 """Every error a person can meet, as one tree.
 
     NvlmError                       exit  HTTP
-    ├── UsageError                    2    400   a command line, recipe or data set that cannot be meant
+    ├── UsageError                    2    400   a command line, recipe or data set that cannot be used
     ├── RequestError                  4    400   a request the model cannot answer: picture, prompt, parameter
     ├── CheckpointError               5    500   a model folder that is broken, incomplete or of another architecture
     ├── ArtefactError                 6    500   a built file that is missing, altered or made for something else
@@ -12,8 +12,8 @@
     └── CancelledError               11    499   the request was ended by its sender
 
 Each error carries a stable code (``E-FAMILY-WHAT``, listed in ``docs/errors.md``), what happened with the value seen
-and the value allowed, and the next step. The text is safe to show to a stranger: it never holds a path of the server, a
-memory address or a library's raw text. Everything outside this tree is a bug and shows its traceback.
+and the value allowed, and the next step. The text is safe to show to a stranger: it never contains a path of the
+server, a memory address or a library's raw text. Everything outside this tree is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ _FAMILIES: dict[str, type[NvlmError]] = {
 
 
 def from_message(text: str) -> NvlmError | None:
-    """The error whose ``str`` stands in ``text``, or None: servers pass errors on as text, often with a prefix.
+    """The error whose ``str`` is contained in ``text``, or None: servers pass errors on as text, often with a prefix.
 
     ``what`` and ``fix`` come back as one sentence after the other in ``what``.
     """

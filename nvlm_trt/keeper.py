@@ -1,14 +1,14 @@
 """Run a command so that nothing of it outlives the program that wants it: ``python keeper.py LEFT... -- COMMAND...``.
 
 Triton cannot be relied on to end by itself, and a program that is killed cannot end its children. So a small process
-that does nothing else stands between the two. Its standard input is a pipe from the program. A byte T passes SIGTERM
-on to the command, and K ends everything. So does the end of the pipe, which the kernel produces however the program
-dies. The keeper writes the command's process id to its standard output, which closes when the keeper ends.
+that does nothing else stands between the two. Its standard input is a pipe from the program. A byte T passes SIGTERM on
+to the command, and K ends everything. So does the end of the pipe, which the kernel produces however the program dies.
+The keeper writes the command's process id to its standard output, which closes when the keeper ends.
 
 "Everything" is found rather than remembered: the keeper is a subreaper, so orphans of the command become its children,
 whatever session or group they made for themselves, and it kills children until it has none. Then it removes what is
-LEFT in the file system. An entry that ends with ``*`` is a prefix of the command's own files, which always go; the
-others are files and folders of the program, which go only when the program has died. The keeper exits with the
+LEFT in the file system. An entry that ends with ``*`` is a prefix of the command's own files, which are always removed;
+the others are files and folders of the program, removed only when the program has died. The keeper exits with the
 command's status, or with 128 plus the number of the signal that ended the command.
 
 It is a program of its own and uses only the standard library, because it must start quickly, stay small and be simple

@@ -1,8 +1,8 @@
-"""LLVM's builder with the phrases our loops are made of, and its compiler for this processor.
+"""LLVM's builder with the constructs our loops need, and its compiler for this processor.
 
-Code is written by small Python functions, one loop nest each, compiled once per process in some tenths of a second and
-called through ctypes, which lets other threads run meanwhile. Nothing is kept on disk. Importing this module loads no
-compiler.
+Small Python functions write the code, one loop nest each. It is compiled once per process in some tenths of a second
+and called through ctypes, which lets other threads run meanwhile. Nothing is kept on disk. Importing this module loads
+no compiler.
 
 Addresses in written code are pointers and byte offsets; nothing is checked.
 """
@@ -162,7 +162,7 @@ class CodeWriter:
         return self.b.call(function, values)
 
     def prefetch(self, address: Any) -> None:
-        """Ask for the memory there, into the nearest cache; an address that is nobody's does no harm."""
+        """Ask for the memory there, into the nearest cache; an address outside the process's memory does no harm."""
         kinds = [self.pointer, self.word, self.word, self.word]
         function = self.module.declare_intrinsic(
             "llvm.prefetch.p0", (), self.ir.FunctionType(self.ir.VoidType(), kinds)

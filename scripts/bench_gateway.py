@@ -1,13 +1,13 @@
-"""What the gateway costs: the same questions through it and straight to the ensemble over gRPC.
+"""The cost of the gateway: the same questions through it and straight to the ensemble over gRPC.
 
     python scripts/bench_gateway.py DIR [--clients 1 --clients 8] [--repeats 5] [--json FILE]
 
-Per request: one token, one client, one request after another; the medians' difference is the gateway's share. Per
-token: the time between tokens of one long stream. Beside both stands the gateway's own processor time; it has a
-process to itself, as in production. Under load: requests of 16 tokens in closed loops of C clients, both ways, on one
-server. Clients, gateway, server and model share this machine's cores, so under load the ratio to gRPC is the figure,
-not the rate. Clients are of one kind: asyncio, sockets kept open, the least work that reads every token.
-Every answer is held against the same question's answer alone; one that differs ends the run with exit 1.
+Per request: one token, one client, one request after another; the difference of the medians is the gateway's share. Per
+token: the time between tokens of one long stream. Beside both it prints the gateway's own processor time; the gateway
+is a process of its own, as in production. Under load: requests of 16 tokens in closed loops of C clients, both ways, on
+one server. Clients, gateway, server and model share this machine's cores, so under load the ratio to gRPC is the
+figure, not the rate. Clients are of one kind: asyncio, sockets kept open, the least work that reads every token. Every
+answer is compared with the same question's answer alone; one that differs ends the run with exit 1.
 """
 
 from __future__ import annotations

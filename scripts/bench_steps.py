@@ -1,4 +1,4 @@
-"""A decoding step of the compiled runner beside what reading its bytes, and what its arithmetic, take at the least.
+"""A decoding step of the compiled runner beside the least time that its bytes and its arithmetic allow.
 
     python scripts/bench_steps.py CHECKPOINT [--rows 1 --rows 8 --rows 32] [--positions 96]
 

@@ -1,14 +1,14 @@
-"""What serving costs: tokens a second through Triton beside the engine alone, on the very same requests.
+"""The cost of serving: throughput through Triton beside the bare engine's, on the very same requests.
 
     python scripts/bench_triton.py DIR [--streams 32] [--max-tokens 64]
 
-DIR is an embedded deployment. Each of the streams asks its own text question again as soon as it is answered. The two
-take turns, the engine in this process, then the whole ensemble over gRPC streaming with the client in this process; all
-on the same cores. Every answer through Triton must be the engine's, or the run ends. Beside the rates stand the
-processor time of each process, in cores, how many tokens a response carried, and how long a reader waited for more.
+DIR is an embedded deployment. Each stream asks its own text question again as soon as it is answered. The two take
+turns on the same cores: the engine in this process, then the whole ensemble over gRPC streaming with the client in this
+process. Every answer through Triton must be the engine's, or the run ends. Beside the rates it prints the processor
+time of each process, in cores, how many tokens a response carried, and how long a reader waited for more.
 
-The client takes its share of the same cores, which is no fault of the server's. So the engine runs a second time beside
-a process that uses as much processor time as the client did; what is left of the difference is what serving costs.
+The client takes its share of the same cores, which is not the server's fault. So the engine runs a second time beside a
+process that uses as much processor time as the client did; the rest of the difference is what serving costs.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python scripts/bench_vision.py
 
-A tower of 31 million parameters at 448 pixels is made up (8 layers, hidden 512, 8 heads, none of them dummy, so that
+The tower is synthetic, 31 million parameters at 448 pixels (8 layers, hidden 512, 8 heads, none of them dummy, so that
 neither side computes what the other leaves out). All runners answer the same tiles first and are compared: a wrong one
-prints no figures. Then they take turns, so that whatever else the machine does meets all of them.
+prints no figures. Then they take turns, so that the machine's other work meets all of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Something that takes a given share of a core, in short turns, as a client does that is woken for every response."""
+"""A process that uses a given share of a core in short turns, as a client does that is woken for every response."""
 
 from __future__ import annotations
 

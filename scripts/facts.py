@@ -1,4 +1,4 @@
-"""What a benchmark says first: where, when and with what it ran."""
+"""The header of a benchmark's output: where, when and with what it ran."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""How long each fault of a running service lasts, told by a client: from the fault until the right answer again.
+"""How long each fault of a running service lasts for a client: from the fault until the right answer comes again.
 
     python scripts/measure_faults.py DIR [--runs 5] [--json FILE]
 
-Starts ``nvlm-trt serve DIR`` with its defaults, keeps one stream running through Triton and one through the gateway
-where the fault is said to come in mid-stream, provokes the fault, and asks one question over and over until it is
-answered as it was before; another answer is an error and ends the script. Printed for each fault, as median
-(least-most):
+Starts ``nvlm-trt serve DIR`` with its defaults. For faults in mid-stream it keeps one stream running through Triton and
+one through the gateway. It provokes the fault and repeats one question until it is answered as it was before; a
+different answer is an error and ends the script. Printed for each fault, as median (least-most):
 
     noticed     until /health said 503
     told        until the stream through Triton, and that through the gateway, ended with an error

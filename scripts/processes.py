@@ -1,4 +1,4 @@
-"""What runs below this process, by name, and what it takes: processor time, memory."""
+"""The processes below this one, by name, with their processor time and memory."""
 
 from __future__ import annotations
 

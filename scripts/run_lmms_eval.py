@@ -1,11 +1,12 @@
-"""A harness of others against our server: lmms-eval reads signs through the OpenAI door, and gets what our client gets.
+"""Another project's harness against our server: lmms-eval reads signs through the OpenAI API and gets what our client
+gets.
 
     python scripts/run_lmms_eval.py CACHE [--signs 200]
 
-Into CACHE, a folder to keep, goes an environment with lmms-eval (2.4 GB; from the package index, once), a deployment of
+CACHE, a folder to keep, receives an environment with lmms-eval (2.4 GB; from the package index, once), a deployment of
 ``calibration/mini`` and the signs: held-out pictures of the mini model's exam. lmms-eval runs unmodified, with the task
-in ``calibration/harnesses/signs``. Afterwards our own client asks the same server the same questions. Every answer has
-to be the same, and so the scores; else the exit code is 1.
+in ``calibration/harnesses/signs``. Afterwards our own client asks the same server the same questions. Every answer must
+be the same, and so the scores; otherwise the exit code is 1.
 """
 
 from __future__ import annotations

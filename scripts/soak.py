@@ -1,15 +1,15 @@
-"""A deployment under half as much again as it can bear, for as long as one likes.
+"""A deployment under 1.5 times its capacity, for as long as one likes.
 
     python scripts/soak.py DIR [--minutes 20] [--seed 0] [--json FILE]
 
-``nvlm-trt serve DIR``, as its users run it. First every question is asked alone, of a server of its own whose
-caches go with it; then closed loops find the capacity, the best rate of right answers; then requests arrive at 1.5
-times that rate and wait for nobody, most at the gateway, some straight at Triton. Texts and pictures, greedy and
-sampled, all from the seed.
+The service is ``nvlm-trt serve DIR``, as its users run it. First every question is asked alone, of a separate server,
+so that its caches do not help later. Then closed loops find the capacity, the best rate of right answers. Then requests
+arrive at 1.5 times that rate, however many are still open, most at the gateway, some straight at Triton. Texts and
+pictures, greedy and sampled, all come from the seed.
 
-What is claimed, and judged at the end: every answer is the one given alone, token by token where log probabilities were
-asked for; nothing fails but by refusal, and that at once; goodput holds; no process grows; nothing is left. Speed
-and growth are only judged from ten minutes up. Exits with 1 if a claim does not hold. How it is counted:
+Five claims are judged at the end: every answer is the one given alone, token by token where log probabilities were
+asked for; nothing fails except by refusal, and refusals come at once; goodput holds; no process grows; nothing is left.
+Speed and growth are only judged from ten minutes up. Exits with 1 if a claim does not hold. How it is counted:
 docs/measurements/soak.md.
 """
 

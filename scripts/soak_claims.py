@@ -1,4 +1,4 @@
-"""What a soak claims, and whether it was so. Pure."""
+"""The claims of a soak, and whether they hold. Pure."""
 
 from __future__ import annotations
 

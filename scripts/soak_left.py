@@ -1,4 +1,4 @@
-"""What servers leave behind: work that is not over, processes, shared memory, files."""
+"""What servers leave behind: unfinished work, processes, shared memory, files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A soak's load: one question through one door, closed loops that find the capacity, and arrivals that do not wait.
 
-Every answer is held against the one given alone as soon as it has come; of each request only a line is kept.
+Every answer is compared with the one given alone as soon as it has come; of each request only a line is kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Memory of processes over time, and whether it grows.
 
-The line through the means of equal spans of time, after a warm-up, with the 95 % interval of its slope. Means, because
-neighbouring samples are alike, and an interval from the samples themselves would be far too narrow.
+A line is fitted through the means of equal spans of time, after a warm-up, with the 95 % interval of its slope. It uses
+means because neighbouring samples are alike, and an interval from the samples themselves would be far too narrow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A checkpoint is a config and a lazy stream of named tensors, whatever layout it lies in.
+"""A checkpoint is a config and a lazy stream of named tensors, whatever its layout.
 
-Tensors carry the names of the Hugging Face release. ``read`` gives a read-only view into a mapped file where the tensor
-lies in one piece, so that it costs memory only while its pages are looked at, and an array put together from the ranks'
-parts where it does not. ``info`` says which it is: a graph can point at what has a place.
+Tensors have the names of the Hugging Face release. ``read`` returns a read-only view into a mapped file where the
+tensor lies in one piece, which costs memory only while its pages are used, and otherwise an array assembled from the
+ranks' parts. ``info`` says which it is, because a graph can only point at a tensor that has a place.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ class Place:
 class TensorInfo:
     """What a tensor is and, where it lies in one piece, its place.
 
-    ``dtype`` is the safetensors tag ("BF16", "F32", "F8_E4M3"). ``place`` is None for a tensor that ``read`` puts
-    together.
+    ``dtype`` is the safetensors tag ("BF16", "F32", "F8_E4M3"). ``place`` is None for a tensor that ``read`` assembles.
     """
 
     name: str

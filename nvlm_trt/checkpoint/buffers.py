@@ -1,4 +1,4 @@
-"""A fixed set of large buffers, handed round between threads: whoever waits for one is slowed to the others' pace."""
+"""A fixed set of large buffers, passed between threads: a thread that waits for one slows down to the others' pace."""
 
 from __future__ import annotations
 

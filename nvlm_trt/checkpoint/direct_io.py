@@ -1,13 +1,13 @@
-"""Large files read and written past the page cache.
+"""Reads and writes large files past the page cache.
 
 A conversion reads every byte once and writes every byte once. Through the page cache each of them is copied, kept, and
-pushes out something else that was useful; on a machine with few cores that costs more than the arithmetic in between
-(measured: 1.5 to 2 CPU seconds per GB read cold through the cache, 0.03 past it). Direct transfers want offsets,
-lengths and memory in whole pages. So a reader fetches whole pages around what is asked for, and a writer sends whole
-pages directly and the ragged ends, less than a page each, through the cache: the two never touch the same page, so
-pieces can be written in any order.
+displaces something more useful; on a machine with few cores that costs more than the arithmetic in between (measured:
+1.5 to 2 CPU seconds per GB read cold through the cache, 0.03 past it). Direct transfers need offsets, lengths and
+memory in whole pages. So a reader fetches whole pages around what is asked for. A writer sends whole pages directly and
+the ragged ends, less than a page each, through the cache: the two never touch the same page, so pieces can be written
+in any order.
 
-Where a file system does not offer direct transfers everything goes through the cache, and what was read is let go.
+Where a file system does not offer direct transfers everything goes through the cache, and what was read is released.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class DirectReader:
 class DirectWriter:
     """One new file of a known size, filled in any order; not for several threads at once.
 
-    Its space is reserved on opening, so a disk that is too small says so before the work, not after. Raises ``OSError``
-    like the system.
+    Its space is reserved on opening, so a disk that is too small is reported before the work, not after. Raises
+    ``OSError`` like the system.
     """
 
     def __init__(self, path: Path, nbytes: int, staging: Bytes | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What writers share: the system's refusals in our words, and renames that survive a power cut."""
+"""What writers share: the system's errors in our words, and renames that survive a power cut."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def write_beside(path: Path, data: bytes) -> None:
 
 
 def publish(paths: Sequence[Path]) -> None:
-    """Let the finished files of one folder appear under their names.
+    """Rename the finished files of one folder to their final names.
 
-    The last one is the one that says that all are there: its old version goes first, and it comes last.
+    The last one says that all are there: its old version is removed first, and it comes last.
     """
     marker = paths[-1]
     with writing(marker.name):

@@ -1,8 +1,8 @@
-"""One hash that tells a checkpoint from others without reading it whole.
+"""One hash that distinguishes a checkpoint from others without reading it whole.
 
-What is small goes in whole: config, index, every file's name, size and header. Of each tensor the first and the middle
-4 KiB go in: enough to tell a retrained model of the same shapes in a blink, not enough to see a flipped byte elsewhere.
-Nothing depends on where the folder lies, nor on times.
+Small things are hashed completely: config, index, every file's name, size and header. Of each tensor the first and the
+middle 4 KiB are hashed: enough to notice a retrained model of the same shapes at once, not enough to see a flipped byte
+elsewhere. Nothing depends on where the folder lies, nor on times.
 
 Samples are read with ``pread``, not through the map: a page fault reads ahead, 128 KiB and more for 4.
 """

@@ -1,7 +1,8 @@
 """The Hugging Face layout: ``config.json``, safetensors shards and their index.
 
 Opening reads every header and none of the weights: names, shapes and dtypes must be exactly those that the config asks
-for, and index and shards must agree about where each tensor lies. After that reading cannot fail for what a file says.
+for, and index and shards must agree about where each tensor lies. After that reading cannot fail because of what a file
+says.
 """
 
 from __future__ import annotations

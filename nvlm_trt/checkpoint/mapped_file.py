@@ -1,7 +1,7 @@
-"""A file mapped when it is first looked at, and pages of it given back when they are no longer needed.
+"""A file that is mapped on first use, and whose pages can be released when they are no longer needed.
 
-Pages of a mapped file count as this process's memory until somebody takes them. Whoever streams through a large file
-therefore says when it is done with a part; the system keeps the bytes in its own cache as long as it likes.
+Pages of a mapped file count as this process's memory until they are released. So code that streams through a large file
+says when it is done with a part; the system keeps the bytes in its own cache as long as it likes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["MappedFile", "expect_random_reads"]
 
 
 def expect_random_reads(descriptor: int) -> None:
-    """Keep the system from reading ahead in a file of which a few bytes here and there are wanted."""
+    """Keep the system from reading ahead in a file of which only a few bytes here and there are needed."""
     if hasattr(os, "posix_fadvise"):  # not on macOS
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 

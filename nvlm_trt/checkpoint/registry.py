@@ -1,4 +1,4 @@
-"""Opens a checkpoint in whichever layout it lies. A further layout is one module and one entry in ``LAYOUTS``."""
+"""Opens a checkpoint in either layout. To add a layout, write one module and one entry in ``LAYOUTS``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A safetensors file in the making: its header is fixed, its tensors come in any order and in any pieces.
 
-All shapes are known before the first byte, so every tensor has its place from the start. That is what lets a conversion
-read its input once, in the input's order, and fill the files of all ranks as it goes. A finished draft is byte for byte
-what ``write_safetensors`` writes from the same tensors.
+All shapes are known before the first byte, so every tensor has its place from the start. That lets a conversion read
+its input once, in the input's order, and fill the files of all ranks as it goes. A finished draft is byte for byte what
+``write_safetensors`` writes from the same tensors.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class SafetensorsFile:
         return self._mapped.array(self._header.tensors[name].numpy_dtype, info.shape, self._header.starts[name])
 
     def drop_pages(self, name: str) -> None:
-        """Let go of the memory that reading the tensor has filled; views stay valid."""
+        """Release the memory that reading the tensor has filled; views stay valid."""
         self._mapped.drop_pages(*self.span(name))
 
 

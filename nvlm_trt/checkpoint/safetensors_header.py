@@ -1,9 +1,9 @@
-"""The header of a safetensors file, parsed as if its writer were hostile.
+"""Parses the header of a safetensors file as if its writer were hostile.
 
-A file is eight bytes of little-endian header length, the header as JSON, then the tensors' bytes. What the header says
-is believed only where it must be so: every byte of the data belongs to exactly one tensor, in the file, in no gap and
-under no second name, and each tensor's byte count follows from its dtype and shape. So whoever maps the file afterwards
-can neither read outside it nor be talked into a large allocation.
+A file is eight bytes of little-endian header length, the header as JSON, then the tensors' bytes. The header is
+believed only where the file confirms it: every byte of the data belongs to exactly one tensor, inside the file, with no
+gap and no second name, and each tensor's byte count follows from its dtype and shape. So code that maps the file
+afterwards can neither read outside it nor be talked into a large allocation.
 """
 
 from __future__ import annotations

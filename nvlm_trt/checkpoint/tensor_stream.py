@@ -1,4 +1,4 @@
-"""Reads a checkpoint's tensors once, in a given order, in blocks of rows, ahead of whoever works on them.
+"""Reads a checkpoint's tensors once, in a given order, in blocks of rows, ahead of their user.
 
 A thread of its own fills buffers from a fixed set and queues them; the user gives each back when done with it. So disk
 and arithmetic overlap, and memory is the set of buffers however large the checkpoint is. A user may hold back a whole

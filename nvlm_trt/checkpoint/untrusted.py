@@ -1,4 +1,4 @@
-"""Text from files that nobody vouches for: parsing it strictly, and showing it in an error without harm."""
+"""Parses text from untrusted files strictly, and shows it in an error without harm."""
 
 from __future__ import annotations
 

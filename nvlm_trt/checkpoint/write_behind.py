@@ -1,4 +1,4 @@
-"""A thread that writes what others have made, so that they can make more meanwhile."""
+"""A thread that writes finished work, so that its producers can go on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WriteBehind:
         self._error: BaseException | None = None
 
     def submit(self, task: Callable[[], None], release: Callable[[], None]) -> None:
-        """``release`` is called when the task is over, whatever became of it."""
+        """``release`` is called when the task is over, whatever its outcome."""
         if self._error is not None:
             release()
             raise self._error

@@ -1,11 +1,11 @@
 """Ask a running server, over gRPC or HTTP; both clients have the same methods.
 
-    with open_client("grpc://127.0.0.1:8001") as client:
-        print(client.measure("What is this?", [picture]))
-        with client.stream("What is this?", [picture], AskOptions(max_tokens=64)) as stream:
-            for chunk in stream:
-                print(chunk.text, end="")
-            answer = stream.finish()
+with open_client("grpc://127.0.0.1:8001") as client:
+    print(client.measure("What is this?", [picture]))
+    with client.stream("What is this?", [picture], AskOptions(max_tokens=64)) as stream:
+        for chunk in stream:
+            print(chunk.text, end="")
+        answer = stream.finish()
 """
 
 from __future__ import annotations

@@ -51,8 +51,7 @@ def write_request(
 
 
 def read_outputs(response: Any) -> dict[str, list[Any]]:
-    """All outputs of a ``ModelInferResponse`` by name, flat; texts as bytes. Raises ``ValueError`` for any other form.
-    """
+    """All outputs of a ``ModelInferResponse`` by name, flat; texts as bytes. Raises ``ValueError`` for another form."""
     if len(response.outputs) != len(response.raw_output_contents):
         raise ValueError("outputs without contents")
     return {

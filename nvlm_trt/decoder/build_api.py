@@ -1,4 +1,4 @@
-"""The same engines through TensorRT-LLM's Python API, for those who build inside a program of their own.
+"""Builds the same engines through TensorRT-LLM's Python API, for programs that build by themselves.
 
 ``build_config`` holds, as plain values, exactly what ``trtllm_build_command`` says on the command line; a test compares
 the two. ``build_rank`` needs TensorRT-LLM and the GPU that the rank will run on.

@@ -1,6 +1,6 @@
 """The ``trtllm-build`` command line for a recipe; every size that follows from another is computed here.
 
-Parallel sizes are not on it: the tool takes them from the checkpoint's config.json.
+Parallel sizes are not on it, because the tool takes them from the checkpoint's config.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def prompt_table_rows(recipe: Recipe, config: NvlmConfig) -> int:
 
 
 def gemm_plugin(recipe: Recipe) -> str:
-    """FP8 GEMMs are TensorRT's own, and the plugin would take them away from it; for BF16 it is the quicker one."""
+    """FP8 GEMMs are TensorRT's own, and the plugin would take them away from it; for BF16 the plugin is faster."""
     return "disable" if recipe.decoder.quantization == "fp8" else "auto"
 
 

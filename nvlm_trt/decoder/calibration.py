@@ -1,8 +1,9 @@
-"""Activation scales: how large what enters each linear gets, over a set of samples.
+"""Activation scales: the largest magnitudes that enter each linear, over a set of samples.
 
-Weights tell their own amax; activations only exist while the model runs. So it is run, one layer at a time, in float32
-on the unquantised weights (see ``layer_stream``). Repeating it on the CPU gives equal bytes with any number of threads
-and whether hidden states wait in memory or on disk; another BLAS, or another kind of processor, may move the last bits.
+Weights have their own amax, but activations only exist while the model runs. So it is run, one layer at a time, in
+float32 on the unquantised weights (see ``layer_stream``). Repeating it on the CPU gives equal bytes with any number of
+threads, and whether hidden states wait in memory or on disk; another BLAS, or another kind of processor, may change the
+last bits.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ _FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class LayerAmax:
-    """Magnitudes in one layer: what enters the linears (fc's input is gate's as well), and what is cached.
+    """Magnitudes in one layer: of the linears' inputs (fc's input is gate's as well), and of what is cached.
 
-    Of the linears' inputs it is the magnitude that becomes FP8's largest number, which is the largest seen unless the
-    calibration's method is another. Of keys and values it is always the largest seen; keys are taken after rotation, as
-    they lie in the cache.
+    For a linear's input it is the magnitude that becomes FP8's largest number, which is the largest seen unless the
+    calibration's method is another. For keys and values it is always the largest seen; keys are taken after rotation,
+    as they lie in the cache.
     """
 
     qkv: float
@@ -134,7 +135,7 @@ def calibrate_with(
     scratch: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """``calibrate`` on arithmetic that is already open; ``device`` only says which it is."""
+    """``calibrate`` with arithmetic that is already open; ``device`` only says which it is."""
     stream = stream_layers(
         checkpoint,
         samples,

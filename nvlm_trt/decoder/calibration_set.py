@@ -30,7 +30,7 @@ def shipped_set() -> Path:
 
 
 def read_set(file: Path) -> list[CalibrationPrompt]:
-    """Raises ``UsageError`` E-USAGE-CALIBRATION with the number of the line that cannot be meant."""
+    """Raises ``UsageError`` E-USAGE-CALIBRATION with the number of the line that is invalid."""
     try:
         # Not splitlines(): JSON texts may hold separators that only it takes for ends of lines.
         lines = file.read_text(encoding="utf-8").split("\n")
@@ -80,5 +80,5 @@ def _read_line(file: Path, number: int, line: str) -> CalibrationPrompt:
 
 
 def refused(file: Path, number: int, why: str) -> UsageError:
-    """What to raise about a line."""
+    """The error for a line."""
     return UsageError("E-USAGE-CALIBRATION", f"{file.name}, line {number}: {why}.", "Correct the line.")

@@ -1,12 +1,12 @@
-"""Turns a checkpoint into files that rules describe: one pass over the input, all files filled as it goes.
+"""Converts a checkpoint to files described by rules: one pass over the input, all files filled as it goes.
 
     read ahead ─► amax of each block ─► (group complete: scale) ─► cast ─► every file that wants a part ─► write behind
 
 The output's headers are fixed beforehand, so the input decides the order (``placement``). A group's blocks are held
-until its last one has been seen; everything without a scale passes through block by block. Memory therefore depends on
-the largest group, not on the number of layers, ranks or stages.
+until its last one has been seen; everything without a scale passes through block by block. So memory depends on the
+largest group, not on the number of layers, ranks or stages.
 
-Three threads share the work: reading and writing bypass the page cache and mostly wait, so the arithmetic between them
+Three threads share the work. Reading and writing bypass the page cache and mostly wait, so the arithmetic between them
 has a core to itself.
 """
 
@@ -66,8 +66,8 @@ def convert(
 ) -> ConversionReport:
     """Write ``files`` and then ``documents``, all into one folder.
 
-    Everything is written beside its place, brought to disk and renamed at the end, the last document last: it says that
-    all are there. Whatever fails before, the folder is as it was. ``progress`` is called with bytes handed over for
+    Everything is written beside its place, synced and renamed at the end. The last document comes last: it says that
+    all are there. If anything fails before, the folder is as it was. ``progress`` is called with bytes handed over for
     writing and bytes in all.
 
     Raises ``CheckpointError`` E-CKPT-NAN for a tensor that is not finite, E-CKPT-SHARD for a file that cannot be read
@@ -168,7 +168,7 @@ class _Converter:
                 self._pass_on(block, quantizer, results, writer)
 
     def _pass_on(self, block: Block, quantizer: fp8.Quantizer | None, results: BufferPool, writer: WriteBehind) -> None:
-        """Cast a block, if that is to be done, and let every file that wants some of it have it."""
+        """Cast a block, if it is to be quantised, and give it to every file that needs some of it."""
         parts = self._parts[block.name]
         values, release = block.values, block.release
         to_model = parts[0].kind is Kind.PLAIN and values.dtype != self._model_dtype

@@ -1,15 +1,16 @@
-"""FP8 (e4m3) arithmetic: which byte a weight becomes, and what it is worth afterwards.
+"""FP8 (e4m3) arithmetic: which byte a weight becomes, and what value that byte restores.
 
-One float32 scale per tensor is a multiplier that restores values: ``restored = stored * scale`` with ``scale = amax /
-448``. ``stored`` is the quotient ``value / scale``, clipped to ±448 and rounded to the nearest e4m3 number, ties to
-even. The quotient must be a division: multiplying by the reciprocal pushes values off a tie, and the bytes would no
-longer be those that TensorRT-LLM's own quantiser writes. It is taken in float32; the unified Hugging Face form rounds
-it to the model's dtype first, which moves some 3 % of the bytes by one step (``Quantizer``'s ``quotient_dtype``).
+One float32 scale per tensor is a multiplier that restores values: ``restored = stored * scale`` with
+``scale = amax / 448``. ``stored`` is the quotient ``value / scale``, clipped to ±448 and rounded to the nearest e4m3
+number, ties to even. The quotient must be a division: multiplying by the reciprocal moves values off a tie, and the
+bytes would no longer be those that TensorRT-LLM's own quantiser writes. It is computed in float32. The unified Hugging
+Face form rounds it to the model's dtype first, which moves some 3 % of the bytes by one step (``Quantizer``'s
+``quotient_dtype``).
 
-The cast is a table. A weight has 16 bits, so under a given scale there are only 65536 different results: they are
+The cast is a table. A weight has 16 bits, so under a given scale there are only 65536 different results. They are
 computed once with the exact formula and looked up, which is ten times as fast as casting value by value and equal by
-construction. float32 weights whose lower 16 bits are zero (bfloat16 values stored wide) take the same road; all others
-are cast one by one.
+construction. float32 weights whose lower 16 bits are zero (bfloat16 values stored wide) use it too; all others are cast
+one by one.
 
 Work proceeds in blocks that fit the cache. Nothing here holds a second copy of a tensor.
 """
@@ -37,7 +38,7 @@ FLOAT32 = np.dtype(np.float32)
 def amax(values: NDArray[Any]) -> np.float32:
     """The largest magnitude in a bfloat16, float16 or float32 tensor; not finite if any value is not.
 
-    Magnitudes of IEEE numbers order like their bits, and infinity and NaN lie above all others.
+    Magnitudes of IEEE numbers sort like their bits, and infinity and NaN lie above all others.
     """
     bits = values.view(_unsigned(values.dtype))
     magnitude = np.iinfo(bits.dtype).max >> 1
@@ -46,7 +47,7 @@ def amax(values: NDArray[Any]) -> np.float32:
 
 
 def scale_for(largest: np.float32) -> np.float32:
-    """The scale that maps ``largest`` to 448. For a tensor of zeros it is 1: any would do but zero."""
+    """The scale that maps ``largest`` to 448. For a tensor of zeros it is 1, since anything but zero would do."""
     scale = np.float32(largest) / E4M3_MAX
     return scale if scale > 0 else np.float32(1)
 
@@ -73,7 +74,7 @@ class Quantizer:
                 np.take(table, codes, out=out, mode="wrap")
 
     def _table(self, dtype: np.dtype[Any]) -> NDArray[np.uint8]:
-        """The e4m3 byte of each of the 65536 codes of a 16-bit type; nobody asks for those of infinities and NaNs."""
+        """The e4m3 byte of each of the 65536 codes of a 16-bit type; those of infinities and NaNs are never used."""
         if dtype not in self._tables:
             every = np.arange(1 << 16, dtype=np.uint16).view(dtype).astype(np.float32)
             self._tables[dtype] = self._cast(np.nan_to_num(every, nan=0.0))

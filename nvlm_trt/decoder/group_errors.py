@@ -1,7 +1,7 @@
-"""What rounding each linear group of one layer to FP8 does, to the group's own output and to the layer's.
+"""Measures what rounding each linear group of one layer to FP8 does, to the group's own output and to the layer's.
 
-All groups are tried in one walk through the layer: what is exact is computed once and shared, and behind a rounded
-group only the way to the layer's output is walked again.
+All groups are tried in one walk through the layer: what is exact is computed once and shared, and after a rounded group
+only the way to the layer's output is computed again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where hidden states wait between two layers: in memory, or in two files that take turns.
 
-On disk a layer reads one file and writes the other, so a kill in the middle of a layer leaves what entered it whole.
-Files are read and written, not mapped: a batch is then all the memory they take.
+On disk a layer reads one file and writes the other, so a kill in the middle of a layer leaves its input whole. Files
+are read and written, not mapped, so a batch is all the memory they take.
 """
 
 from __future__ import annotations

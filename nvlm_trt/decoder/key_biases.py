@@ -6,9 +6,9 @@ constant's step. With scale 1, which is what the cache gets while everything sta
 
     bias 3 -> step 0.25        bias 50 -> step 4        bias 300 -> step 32        above 448 the scale must grow
 
-The signal's size can be told without running anything. What enters ``k_proj`` is normalised to a mean square of one and
-multiplied by the norm's weight g, so a channel with weights w has a deviation near ``sqrt(sum((w * g)^2))``: an
-estimate, exact where the input's components are uncorrelated. Keys are cached after rotation, which turns channel i
+The signal's size can be computed without running anything. The input of ``k_proj`` is normalised to a mean square of
+one and multiplied by the norm's weight g, so a channel with weights w has a deviation near ``sqrt(sum((w * g)^2))``: an
+estimate, exact where the input's components are uncorrelated. Keys are cached after rotation, which rotates channel i
 with channel i + head_dim / 2, so magnitudes and deviations are those of the pair.
 """
 
@@ -92,7 +92,7 @@ class BiasReport:
 
 
 def scan_key_biases(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> BiasReport:
-    """Look at every layer's biases and ``k_proj``; ``progress`` counts layers. Reads half a per cent of the model."""
+    """Check every layer's biases and ``k_proj``; ``progress`` counts layers. Reads half a per cent of the model."""
     layers = []
     total = checkpoint.config.decoder.num_layers
     for number in range(total):

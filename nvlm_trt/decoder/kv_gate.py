@@ -1,13 +1,13 @@
-"""May this checkpoint's KV cache be FP8? What the biases say, and what attention says when it is tried.
+"""Decides whether this checkpoint's KV cache may be FP8, from its biases and from attention with a rounded cache.
 
 The cache would save half its memory, and on Qwen2 decoders it has made engines answer nonsense while the build reported
-nothing. So ``bf16`` is the default, and FP8 is let through only where two checks pass:
+nothing. So ``bf16`` is the default, and FP8 is allowed only where two checks pass:
 
 * ``scan_key_biases``, from the checkpoint alone, in seconds;
 * samples through the decoder with each layer's keys and values rounded as the cache would, against exact ones. Every
   layer gets exact inputs, so what is measured is what that layer's cache does.
 
-The limits are judgements, not fits: they are stated here with their reasons, and a report shows every layer's figures,
+The limits are judgements, not fits. They are stated here with their reasons, and a report shows every layer's figures,
 so that somebody who knows better can force the choice.
 """
 
@@ -47,7 +47,8 @@ OUTPUT_ERROR_LIMIT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class KvLayer:
-    """Root mean squares over all samples: of the attention logits' error, and of the output's next to the output's."""
+    """Root mean squares over all samples: of the attention logits' error, and of the output's error relative to the
+    output."""
 
     scale: float
     logit_error: float

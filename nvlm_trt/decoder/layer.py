@@ -1,9 +1,9 @@
 """One Qwen2 decoder layer, for calibration and the checks that go with it: readable first, and small in memory.
 
 Several sequences are packed behind each other in one [tokens, hidden] array, so a weight is widened once for all of
-them; attention alone looks at the sequence boundaries. The largest temporary is the activation between the MLP's
-linears. A layer can be had with some of its linear groups rounded to FP8, weights and inputs, as the engine will have
-them; everything else stays exact, which is how one finds out what a group costs.
+them; only attention uses the sequence boundaries. The largest temporary is the activation between the MLP's linears. A
+layer can have some of its linear groups rounded to FP8, weights and inputs, as in the engine; everything else stays
+exact, which shows what a group costs.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class LayerWeights:
 
     @staticmethod
     def drop(checkpoint: Checkpoint, layer: int) -> None:
-        """Let go of the pages that reading has filled."""
+        """Release the pages that reading has filled."""
         for field in LAYER_TENSORS:
             checkpoint.drop_pages(layer_tensor(layer, field))
 
@@ -86,7 +86,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class Fp8Scales:
-    """Multipliers that restore what enters a linear group, and its weights."""
+    """Multipliers that restore a linear group's input and its weights."""
 
     activation: np.float32
     weight: np.float32

@@ -1,7 +1,7 @@
-"""What a pass over the layers has finished, so that a killed one goes on from its last layer.
+"""Records what a pass over the layers has finished, so that a killed pass resumes at its last layer.
 
-One small JSON file, replaced by renaming after every layer, names everything the pass depends on by one key. A file
-with another key, or one that cannot be read, is as good as none.
+One small JSON file, replaced by renaming after every layer, has one key for everything the pass depends on. A file with
+another key, or one that cannot be read, counts as none.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The arithmetic that a decoder layer is written in, so that one text of the layer runs on a CPU and on a GPU.
+"""The arithmetic that a decoder layer is written in, so that the same code of the layer runs on a CPU and on a GPU.
 
-``decoder/layer.py`` says what a layer computes, an implementation of ``LayerOps`` how: numpy on the CPU, torch on a
-CUDA device. Arrays are the implementation's own and are passed on unseen; ``put`` and ``get`` are the only ways in and
-out. What an observer wants to know of an activation (amax, histogram, energy) is computed where the activation lies.
+``decoder/layer.py`` says what a layer computes, and an implementation of ``LayerOps`` says how: numpy on the CPU, torch
+on a CUDA device. Arrays are the implementation's own and opaque to the layer; ``put`` and ``get`` are the only ways in
+and out. What an observer needs of an activation (amax, histogram, energy) is computed where the activation lies.
 
 Everything is float32. Weights keep their stored dtype and are widened in blocks, so a layer is never held twice.
 """
@@ -30,8 +30,8 @@ HISTOGRAM_CODES = 1 << 15
 class AttentionError:
     """What other keys and values change in an attention, as sums of squares over heads and queries.
 
-    ``logits`` is over the ``num_logits`` visible query-key pairs after taking each query's mean off, which a softmax
-    does not see; ``output`` is over the attention's output, ``output_energy`` the exact output's own.
+    ``logits`` is over the ``num_logits`` visible query-key pairs after subtracting each query's mean, which a softmax
+    ignores; ``output`` is over the attention's output, ``output_energy`` the exact output's own.
     """
 
     logits: float = 0.0

@@ -5,12 +5,12 @@
                                          result 0                      result 1
 
 The memory is one layer's weights and one batch's working set, whatever the number of layers or, with a scratch folder,
-of samples; the checkpoint is read once. What is found is what running the whole model would find, bit for bit, because
-the same operations see the same numbers.
+of samples; the checkpoint is read once. The results are those of running the whole model, bit for bit, because the same
+operations see the same numbers.
 
-What a pass does with a layer is its ``LayerWork``. With a scratch folder a pass that was killed goes on from its last
-finished layer, or its last finished batch of embedded samples, and ends with the same bytes; the files are removed when
-it has succeeded.
+What a pass does with a layer is its ``LayerWork``. With a scratch folder a killed pass resumes at its last finished
+layer, or its last finished batch of embedded samples, and ends with the same bytes; the files are removed when it has
+succeeded.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class LayerWork(Protocol):
         """One batch through the layer."""
 
     def result(self) -> LayerResult:
-        """What was found, once all batches are through. Floats survive the journal exactly."""
+        """The result once all batches are through. Floats survive the journal exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ def stream_layers(
 ) -> Iterator[Streamed]:
     """Run ``work`` on every layer. The output can be read inside the ``with``.
 
-    ``name`` tells files of this pass from another's in the same scratch folder; ``depends_on`` is what decides results
-    besides checkpoint and samples. ``progress`` counts layers.
+    ``name`` distinguishes files of this pass from another's in the same scratch folder; ``depends_on`` is what decides
+    results besides checkpoint and samples. ``progress`` counts layers.
 
     Raises ``UsageError`` E-USAGE-CALIBRATION without samples, ``BuildError`` E-BUILD-SPACE and E-BUILD-WRITE.
     """
@@ -135,7 +135,7 @@ class _MemoryStage:
 
 
 class _DiskStage(_MemoryStage):
-    """The same in a folder, to go on from."""
+    """The same in a folder, from which a killed pass resumes."""
 
     def __init__(self, scratch: Path, name: str, key: str, rows: Sequence[int], width: int) -> None:
         with writing(scratch.name):

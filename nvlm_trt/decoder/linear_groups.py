@@ -1,7 +1,7 @@
-"""The decoder's linears in the groups that are quantised together, and the names TensorRT-LLM knows them by.
+"""The decoder's linears in the groups that are quantised together, and their names in TensorRT-LLM.
 
-Four groups a layer: ``qkv`` is one fused GEMM, ``fc`` and ``gate`` share an input and are fused when the engine is
-built, ``dense`` and ``proj`` stand alone. A group is FP8 or in the model's dtype as a whole: with half of a fusion
+A layer has four groups: ``qkv`` is one fused GEMM, ``fc`` and ``gate`` share an input and are fused when the engine is
+built, ``dense`` and ``proj`` stand alone. A group is FP8 or in the model's dtype as a whole. With half of a fusion
 quantised the build fails, or worse, does not. So exclusions are chosen in groups and written as the names of all
 modules in them.
 

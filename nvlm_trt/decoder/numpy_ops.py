@@ -1,10 +1,10 @@
-"""A decoder layer's arithmetic in numpy, the same bits with any number of threads.
+"""A decoder layer's arithmetic in numpy, with the same bits for any number of threads.
 
 BLAS cuts a product by how many threads it has, and edges of another shape are summed in another order. So BLAS is held
 to one thread, and the threads it would have had work on blocks of ours, whose shapes depend on the arrays alone. What
 remains are the machine's BLAS kernels: another BLAS or another kind of processor may give other last bits.
 
-Elementwise work is done in blocks as well: what a block needs for a moment is small, and stays in the cache.
+Elementwise work is done in blocks as well, so that temporaries are small and stay in the cache.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which part of which input tensor goes where: the rules of all output files, turned round and put in input order.
+"""Where each part of each input tensor goes: the rules of all output files, inverted and put in input order.
 
-Tensors that share a scale form a group, because the scale must be known before the first byte is cast. A group is
-read where its last member lies; elsewhere the order is that of the shards, and within a shard of the bytes. So every
-tensor is read once, the disk sees one pass, and no more than one group is ever waited for.
+Tensors that share a scale form a group, because the scale must be known before the first byte is cast. A group is read
+where its last member lies; otherwise the order is that of the shards, and within a shard of the bytes. So every tensor
+is read once, the disk sees one pass, and no more than one group is ever waited for.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Which magnitude of an activation becomes the largest FP8 number: the largest seen, a percentile, or the one with the
-least squared error.
+"""Which magnitude of an activation becomes the largest FP8 number.
 
-``amax`` never clips, and lets one outlier decide. The other two look at how all magnitudes are distributed. Their
-histogram has a fixed grid, the 32768 codes of a float32's upper half: so there is no range to guess or to grow, one
-pass is enough, and counts are whole numbers that add up to the same in any order. Codes are 1/128 of a power of two
-apart, e4m3's numbers 1/8, so a code's middle stands for its values well enough.
+``amax``, the largest seen, never clips and lets one outlier decide. The other two, a percentile and the least squared
+error, look at how all magnitudes are distributed. Their histogram has a fixed grid, the 32768 codes of a float32's
+upper half. So there is no range to guess or to grow, one pass is enough, and counts are whole numbers that add up to
+the same in any order. Codes are 1/128 of a power of two apart, e4m3's numbers 1/8, so a code's middle represents its
+values well enough.
 
 For e4m3 a smaller range gains little, which is why ``amax`` is the default: it is a floating-point format whose
-relative error is the same for all values down to 2^-15 of the largest. The squared error is ruled by the largest
-values, so its search seldom clips more than a few per cent; it finds where the grid's powers of two fall well.
+relative error is the same for all values down to 2^-15 of the largest. The largest values dominate the squared error,
+so its search seldom clips more than a few per cent; it finds where the grid's powers of two fall well.
 """
 
 from __future__ import annotations

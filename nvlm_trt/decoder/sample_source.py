@@ -1,6 +1,6 @@
-"""Samples: the decoder's input rows for some prompts, made one sample at a time and told apart without making them.
+"""Samples: the decoder's input rows for some prompts, made one at a time and identified without making them.
 
-Rows of a large set fill gigabytes and the pictures' take minutes each to compute on a CPU, so a source knows lengths
+Rows of a large set fill gigabytes, and the pictures' take minutes each to compute on a CPU. So a source knows lengths
 and a key at once and makes rows when they are asked for. Equal keys promise equal rows.
 """
 
@@ -37,7 +37,7 @@ class Samples(Protocol):
 
 
 class ArraySamples:
-    """Samples that are there already."""
+    """Samples that already exist."""
 
     def __init__(self, rows: Sequence[Floats]) -> None:
         self._rows = rows

@@ -1,11 +1,11 @@
-"""What the decoder is calibrated on: a set of prompts and pictures as the rows the decoder would read.
+"""Calibration samples: a set of prompts and pictures as the rows the decoder would read.
 
-Text alone understates what pictures do to the first layers, so a set should hold both. Prompts take the road of real
-requests: the preprocessor cuts, tags and tokenises, the vision engine makes the pictures' rows.
+Text alone understates what pictures do to the first layers, so a set should hold both. Prompts go the way of real
+requests: the preprocessor cuts, tags and tokenises, and the vision engine makes the pictures' rows.
 
-Every prompt is prepared once at the start, so that a bad one shows before the long work; what stays is its token ids.
+Every prompt is prepared once at the start, so that a bad one shows before the long work; only its token ids are kept.
 Rows are made when they are asked for. The vision half runs in stages, one layer's weights at a time, for the pictures
-of as many prompts as one pass may hold: the whole tower in float32 is 25 GB, and this has to run beside a laptop's RAM.
+of as many prompts as one pass may hold: the whole tower in float32 is 25 GB, and this has to fit a laptop's RAM.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Measures what FP8 costs, linear group by linear group, and finds the groups to keep in BF16 for a wanted error.
 
-Each group of each layer is rounded alone, weights and inputs, with all else exact, and what that does to the layer's
-output is compared with the output. A second pass rounds every group and finds the error of the final hidden state.
-``sensitivity_report`` says how the errors are taken to add up and which groups to keep. That is only a model, so
-``confirm_exclusion`` runs the decoder with these groups and takes more until the measured error is below the bound.
+Each group of each layer is rounded alone, weights and inputs, with everything else exact, and what that does to the
+layer's output is compared with the output. A second pass rounds every group and finds the error of the final hidden
+state. ``sensitivity_report`` says how errors are assumed to add up and which groups to keep. That is only a model, so
+``confirm_exclusion`` runs the decoder with these groups and adds more until the measured error is below the bound.
 
 Errors are root mean squares over all tokens, relative to what they are errors of. The final hidden state is the one
-behind the final norm, which ``lm_head`` (never quantised) turns into logits linearly.
+after the final norm, which ``lm_head`` (never quantised) turns into logits linearly.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
 The model of how errors add up has two assumptions.
 
 * Errors of different groups are independent, so their squares add.
-* Later layers pass a relative error on at its size, times one factor for the whole model. The factor is the final
-  hidden state's measured error, with every group rounded, over what the sum says.
+* Later layers pass a relative error on at its size, times one factor for the whole model. The factor is the measured
+  error of the final hidden state, with every group rounded, over what the sum says.
 
     error(kept) = factor * sqrt(sum of layer_error^2 over the groups that are not kept)
 
-Under this model no smaller set does than the one that takes the largest errors first.
+Under this model the smallest set is the one that takes the largest errors first.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SensitivityReport:
 
     @property
     def factor(self) -> float:
-        """What later layers make of errors, see above."""
+        """The later layers' factor, see above."""
         total = math.sqrt(sum(error.layer_error**2 for error in self.groups))
         return self.final_error / total if total else 1.0
 

@@ -1,4 +1,4 @@
-"""What one tensor of an output file is made of: a recipe for it that holds no bytes.
+"""A rule for one tensor of an output file: what it is made of, without any bytes.
 
 An output form is a list of rules for each of its files. Reading, splitting, scaling and casting follow from them and
 are the same for every form (``conversion``).

@@ -1,6 +1,6 @@
-"""Runs ``trtllm-build`` where it is installed: checks before, progress on the way, the log kept, checks after.
+"""Runs ``trtllm-build`` where it is installed: checks before, progress during the build, a log, checks after.
 
-The engine folder appears under its name only when it is whole: the tool writes into a folder beside it. Its words go
+The engine folder appears under its name only when it is whole: the tool writes into a folder beside it. Its output goes
 to a log file next to the folder, for people; errors are ours and name that file. The tool dies with this process, also
 when that is killed, so that no half of a build goes on alone.
 """
@@ -82,9 +82,9 @@ def run_trtllm_build(
 
 @contextlib.contextmanager
 def _started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """In a session of its own, so that what it starts can be stopped with it.
+    """Started in a session of its own, so that what it starts can be stopped with it.
 
-    In ``folder``, because the tool leaves its timing cache in the working directory.
+    It runs in ``folder``, because the tool leaves its timing cache in the working directory.
     """
     tied = [sys.executable, str(_TIED_EXEC), str(os.getpid()), *command]
     process = subprocess.Popen(
@@ -114,7 +114,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _replace_folder(folder: Path, by: Path) -> None:
-    """A folder that is not empty cannot be renamed over, so the old one steps aside first."""
+    """Rename over a folder that is not empty, which the system refuses: the old one is moved aside first."""
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

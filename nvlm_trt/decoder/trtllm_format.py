@@ -1,11 +1,11 @@
-"""The TensorRT-LLM 1.2.1 checkpoint as data: which tensors a rank's file holds, from what they are made, config.json.
+"""The TensorRT-LLM 1.2.1 checkpoint as data: which tensors a rank's file holds, what they are made from, config.json.
 
-Everything that could change with TensorRT-LLM's version stands in this module: names, forms, keys, build flags.
-Source of all of it: the checkpoint format, the Qwen2 model and the build command of TensorRT-LLM 1.2.1.
+Everything that could change with TensorRT-LLM's version is in this module: names, forms, keys, build flags. It follows
+the checkpoint format, the Qwen2 model and the build command of TensorRT-LLM 1.2.1.
 
 Each rank's file is a list of ``TensorRule``. A rule names the release's tensors it is made from and how tensor
-parallelism splits them; reading, splitting and quantising is somebody else's work, so a full-size layout is a cheap
-value that can be compared with a table. Three facts about the format are easy to get wrong and build without an error:
+parallelism splits them. Reading, splitting and quantising happen elsewhere, so a full-size layout is a cheap value that
+can be compared with a table. Three facts about the format are easy to get wrong and build without an error:
 
 * ``mlp.fc`` is the branch through SiLU, ``gate_proj``; ``mlp.gate`` is the multiplying branch, ``up_proj``.
 * q, k and v are fused and share one weight scale, the largest of the three. Splitting fused tensors needs no special
@@ -112,7 +112,7 @@ class Precision:
 
 
 def stage_layers(decoder: DecoderConfig, pp: int, stage: int) -> range:
-    """The decoder layers of one pipeline stage: the first stages get one more where they cannot be equal."""
+    """The decoder layers of one pipeline stage. If they do not divide evenly, the first stages get one more."""
     per_stage, longer = divmod(decoder.num_layers, pp)
     first = stage * per_stage + min(stage, longer)
     return range(first, first + per_stage + (stage < longer))

@@ -1,6 +1,6 @@
-"""Reads what ``trtllm-build`` says: how far it is, which version speaks, why it failed.
+"""Reads the output of ``trtllm-build``: how far it is, which version it is, why it failed.
 
-Its words go to a log for people. Errors here are ours: they name the cause where a known sign of it was seen.
+The output goes to a log for people. Errors here are ours: they name the cause where a known sign of it was seen.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KILLED_STATUSES = {-signal.SIGKILL, 128 + signal.SIGKILL}
 
 
 class LogReader:
-    """Is told each line; remembers the last ones."""
+    """Gets each line; remembers the last ones."""
 
     def __init__(self) -> None:
         self.version: str | None = None

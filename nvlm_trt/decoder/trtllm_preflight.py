@@ -1,4 +1,4 @@
-"""What can be known to fail before ``trtllm-build`` runs for a quarter of an hour: version, GPUs, memory, disk."""
+"""Finds what would make ``trtllm-build`` fail after a quarter of an hour: version, GPUs, memory, disk."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def rank_sizes(recipe: Recipe, checkpoint_dir: Path) -> list[int]:
 
 
 def _check_gpus(recipe: Recipe, gpus: Sequence[Gpu], rank_bytes: int) -> None:
-    """An engine runs on the compute capability it was built on, so building elsewhere is work for nothing."""
+    """An engine runs only on the compute capability it was built on, so building elsewhere is wasted work."""
     if not gpus:
         raise BuildError("E-BUILD-GPU", "This machine shows no GPU to build on.", "Build where the GPUs are.")
     first = gpus[0]

@@ -1,4 +1,4 @@
-"""Finds ``trtllm-build`` and says which TensorRT-LLM it belongs to, without loading it: loading takes half a minute."""
+"""Finds ``trtllm-build`` and which TensorRT-LLM it belongs to, without loading it: loading takes half a minute."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EXEC_LINE = re.compile(r"""^'''exec' "?([^"]+?)"? "\$0" "\$@"$""", re.MULTILINE
 
 @dataclass(frozen=True, slots=True)
 class TrtllmTool:
-    """``version`` is None where the script does not tell whose interpreter it runs in."""
+    """``version`` is None where the script does not say whose interpreter it runs in."""
 
     path: str
     version: str | None

@@ -1,8 +1,8 @@
-"""The unified FP8 Hugging Face checkpoint as data: the form that TensorRT-LLM from 1.3 on and vLLM load themselves.
+"""The unified FP8 Hugging Face checkpoint as data: the form that TensorRT-LLM from 1.3 on and vLLM load directly.
 
 Names, files and the vision half stay as in the release. A quantised linear's weight is e4m3 and gets two neighbours,
 0-d float32: ``weight_scale`` and ``input_scale``. Nothing is fused, so q, k and v, gate and up have weight scales of
-their own; loaders merge them. What is quantised stands twice, in ``hf_quant_config.json`` and in ``config.json``'s
+their own; loaders merge them. What is quantised is listed twice, in ``hf_quant_config.json`` and in ``config.json``'s
 ``quantization_config``, because some loaders read the one and some the other.
 
 Source: the checkpoints that NVIDIA ModelOpt's ``export_hf_checkpoint`` writes.

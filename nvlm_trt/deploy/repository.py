@@ -72,8 +72,7 @@ def write_repository(recipe: Recipe, config: NvlmConfig, out_folder: Path) -> No
 
 
 def _embed(decoder: ModelConfig, recipe: Recipe) -> None:
-    """Put the embedded decoder behind the same tensors. TensorRT-LLM's parameters mean nothing to it and are removed.
-    """
+    """Put the embedded decoder behind the same tensors, without TensorRT-LLM's parameters, which mean nothing to it."""
     decoder.backend = "python"
     decoder.parameters.clear()
     set_parameter(decoder, "gpt_model_path", "/deployment/decoder/checkpoint")

@@ -26,8 +26,7 @@ class Generation:
         self.model_s = 0.0
 
     def run(self, step: Step) -> Iterator[list[tuple[Sequence, Emission]]]:
-        """What each call of the model gives, as soon as it is there: a first token does not wait for the next prompt.
-        """
+        """What each call of the model gives, as soon as it is there: a first token does not wait for another prompt."""
         if step.decoding:
             logits = self._timed(self._pool.decode, step.decoding)
             for sequence in step.decoding:

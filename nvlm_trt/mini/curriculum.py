@@ -1,10 +1,9 @@
-"""What is learned when.
+"""What the model learns, in which order.
 
-Reading from scratch stands on a plateau until the vision tower knows letters, and the answer alone is a weak teacher
-of that: a few characters a picture, and the decoder does not yet know where to look. So the tower first reads pages
-full of letters, patch by patch, through a head that is thrown away in the end, as InternViT was trained before NVLM
-was. Then come one line, several lines, many tiles, and questions. A stage ends when its own held-out rate reaches
-``until``.
+Reading from scratch stays on a plateau until the vision tower knows letters, and the answer alone is a weak teacher of
+that: a few characters a picture, and the decoder does not yet know where to look. So the tower first reads pages full
+of letters, patch by patch, through a head that is thrown away in the end, as InternViT was trained before NVLM was.
+Then come one line, several lines, many tiles, and questions. A stage ends when its own held-out rate reaches ``until``.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ _MIXED = (Grid(1, 1),) * len(GRIDS) + GRIDS
 class Stage:
     """``tasks`` by weight; none means pages for the vision tower alone, rated by letters instead of answers.
 
-    ``pages`` is the share of batches that are pages all the same, of letters of ``page_sizes`` pixels per em, because
-    answers alone are too few letters. ``tiles`` is the size of a batch.
+    ``pages`` is the share of batches that are still pages, of letters of ``page_sizes`` pixels per em, because answers
+    alone have too few letters. ``tiles`` is the size of a batch.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """The held-out set: question i from (seed, i) alone, so that anyone can draw it again.
 
-Training draws from other streams of the same generator, and with some 10^11 words of eight letters alone, pictures do
-not meet.
+Training draws from other streams of the same generator, and with some 10^11 words of eight letters alone, training and
+held-out pictures do not coincide.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the module that learns to a checkpoint in the release's layout, and back."""
+"""Converts the training module to a checkpoint in the release's layout, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Letter shapes, drawn once by FreeType and then pasted: drawing a line is a few small numpy sums."""
+"""Letter shapes, drawn once by FreeType and then pasted, so that drawing a line is a few small numpy sums."""
 
 from __future__ import annotations
 

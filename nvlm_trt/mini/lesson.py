@@ -1,4 +1,4 @@
-"""One batch through the model: its loss to learn from, and how much of it was right."""
+"""One batch through the model: its loss, and how much of it was right."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Lesson:
 
 
 def take_lesson(model: MiniNvlm, batch: Batch, joint: bool = True) -> Lesson:
-    """An answer counts as right if each id is the likeliest after the right ones before it, the end included.
+    """An answer counts as right if each id is the likeliest after the right ones before it, including the end.
 
-    That is the same as greedy decoding giving exactly the answer, at the cost of one pass.
-    Unless ``joint``, answers leave the tower as it is.
+    That is the same as greedy decoding giving exactly the answer, at the cost of one pass. Unless ``joint``, answers do
+    not train the tower.
     """
     parts = (batch.tiles, batch.letters, batch.colours, batch.cells)
     tiles, letters, colours, cells = (torch.from_numpy(part).to(model.letter_head.weight.device) for part in parts)

@@ -1,6 +1,6 @@
-"""The mini NVLM-D as a module that learns: the vision reference, and a Qwen2 decoder that reads batches.
+"""The mini NVLM-D as a module to train: the vision reference, and a Qwen2 decoder that reads batches.
 
-Parameters carry the checkpoint's names, apart from five heads that only teach: ``letter_head`` and ``colour_head`` the
+Parameters have the checkpoint's names, apart from five heads that only teach: ``letter_head`` and ``colour_head`` the
 tower, ``cell_head`` and ``ink_head`` the projector, ``place_head`` the decoder.
 """
 

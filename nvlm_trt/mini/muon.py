@@ -1,7 +1,7 @@
 """Muon (Keller Jordan, 2024): momentum whose matrix is made orthogonal before it is applied.
 
-All directions of a weight matrix then move alike, not only those that the gradient is loudest about. Here in float32
-and for matrices of a hundred rows, where it costs a quarter of a step. The polynomial is the published quintic.
+All directions of a weight matrix then move alike, not only those that the gradient is loudest about. This one is in
+float32 and for matrices of a hundred rows, where it costs a quarter of a step. The polynomial is the published quintic.
 """
 
 # torch is not type-checked here, so its Optimizer is Any:

@@ -103,7 +103,7 @@ def embedded_decoder(deployment: Path, end_id: int, threads: int | None = None) 
 
 
 def plain_decoder(checkpoint: Checkpoint, end_id: int) -> Decode:
-    """Without a cache: each token runs the whole sequence again, which a model of this size can afford."""
+    """A decoder without a cache: each token runs the whole sequence again, which a model of this size can afford."""
     import torch
 
     from nvlm_trt.mini.export import load

@@ -1,7 +1,7 @@
-"""A picture of words: where each letter stands, what it looks like, and what a patch of it should be read as.
+"""A picture of words: where each letter stands, what it looks like, and how a patch of it should be read.
 
-A line never crosses a tile's border: the vision tower sees one tile at a time, and a letter cut in two is a question
-about guessing, not about reading.
+A line never crosses a tile's border: the vision tower sees one tile at a time, and reading a letter cut in two would be
+guessing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The mini model's sizes: as small as it reads with, every ratio of the release that matters kept odd.
+"""The mini model's sizes: as small as it can read with, with every awkward ratio of the release that matters.
 
-Fewer key-value heads than heads, dummy vision heads, more rows than tokens; multiples of 32 wherever FP8 wants them.
+Fewer key-value heads than heads, dummy vision heads, more rows than tokens; multiples of 32 wherever FP8 needs them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches made ahead by one process beside the training, so that drawing costs the training nothing but a core."""
+"""Batches made ahead by one process beside the training, so that drawing costs the training only a core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked: each task draws a picture and knows the answer."""
+"""The tasks: each draws a picture and knows the answer."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The run: steps, stages, held-out rates, and states that a killed run goes on from.
+"""The training run: steps, stages, held-out rates, and states from which a killed run resumes.
 
-A state is taken between steps and holds everything a step depends on, the position in the stream of batches included,
+A state is taken between steps and holds everything a step depends on, including the position in the stream of batches,
 so a run that was killed and resumed does the same sums as one that was not. On one machine with one number of threads
-they are the same bits; elsewhere the batches are the same and the sums differ by rounding.
+they have the same bits; elsewhere the batches are the same and the sums differ by rounding.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``steps`` in all, the learning rates going down from ``rate`` to nothing over the last ``decay_steps``.
+    """``steps`` in all, with learning rates falling from ``rate`` to nothing over the last ``decay_steps``.
 
     In the last ``joint_steps`` answers teach the tower too; before, only pages do, at a third of the cost.
     """

@@ -1,4 +1,4 @@
-"""Orders the steps, skips those that are done, runs the rest, and writes down each one as it ends.
+"""Orders the steps, skips those that are done, runs the rest, and records each one as it ends.
 
     for every step:  key from inputs  ──same key, outputs there──►  kept
                           │
@@ -6,7 +6,7 @@
                           │
                           └──►  run in DIR/.build/STEP.partial  ──►  hash  ──►  rename into place  ──►  manifest.json
 
-A kill at any point costs the running step and nothing else. A step that fails leaves its old outputs where they were.
+A kill at any point costs only the running step. A step that fails leaves its old outputs where they were.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def build(
 ) -> BuildResult:
     """Build a deployment of the checkpoint in ``out``. A dry run writes nothing and reads no large file.
 
-    ``recipe_name`` is a shipped recipe or a ``.toml`` file; ``until`` names a step: it and what it needs are done and
-    nothing else. ``steps`` replaces the recipe's own.
+    ``recipe_name`` is a shipped recipe or a ``.toml`` file. With ``until`` only that step and what it needs are done.
+    ``steps`` replaces the recipe's own.
 
     Raises ``UsageError`` for a bad recipe and E-USAGE-STEP, ``CheckpointError`` for a bad checkpoint, ``ArtefactError``
     E-ARTEFACT-MANIFEST, and ``BuildError``: E-BUILD-LOCKED, E-BUILD-WRITE, E-BUILD-SPACE, E-BUILD-INSIDE.

@@ -9,7 +9,7 @@ __all__ = ["calibration_files"]
 
 
 def calibration_files(set_file: str | None) -> Mapping[str, Path]:
-    """By names that do not tell where they lie; none for the shipped set, which is a resource.
+    """By names that do not contain where they lie; none for the shipped set, which is a resource.
 
     Raises ``UsageError`` E-USAGE-CALIBRATION for a set that cannot be read.
     """

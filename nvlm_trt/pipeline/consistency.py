@@ -1,7 +1,7 @@
-"""Whether the steps of a deployment belong together, told by the manifest alone.
+"""Whether the steps of a deployment belong together, judged by the manifest alone.
 
-A build that was stopped on its way, or asked to stop at a step, can leave an engine of an older checkpoint beside a
-newer one. Nothing of it is damaged, and served together it would answer nonsense.
+A build that was stopped midway, or asked to stop at a step, can leave an engine of an older checkpoint beside a newer
+one. Nothing in it is damaged, but served together it would answer nonsense.
 """
 
 from __future__ import annotations

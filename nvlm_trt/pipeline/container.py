@@ -1,7 +1,7 @@
-"""The commands that finish a build, and serve what it left, inside the recipe's container.
+"""The commands that finish a build, and serve its result, inside the recipe's container.
 
-They are the same ``nvlm-trt build`` and ``nvlm-trt serve`` on the same folder: there the tools exist, so only the steps
-that are left run, and Triton has TensorRT-LLM's backend.
+They are the same ``nvlm-trt build`` and ``nvlm-trt serve`` on the same folder. The container has the tools, so only the
+steps that are left run, and Triton has TensorRT-LLM's backend.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def serving_command(
 ) -> tuple[str, ...]:
     """``docker run`` of the recipe's image with ``nvlm-trt serve`` in it; empty when the recipe names none.
 
-    ``ports`` are opened at ``host``, the same inside; ``arguments`` are those of ``serve`` besides, in which ``files``
+    ``ports`` are opened at ``host``, the same inside; ``arguments`` are the other ones of ``serve``, in which ``files``
     are named by absolute paths. ``stop_s`` is how long ``docker stop`` waits before it kills.
     """
     if recipe.container is None:
@@ -77,7 +77,7 @@ def serving_command(
 def _docker_run(
     recipe: Recipe, image: str, mounts: Sequence[str], options: Sequence[str], package: str, command: Sequence[str]
 ) -> tuple[str, ...]:
-    """``package`` with its extras; the command takes the shell's place, so that signals reach it."""
+    """``package`` with its extras; the command replaces the shell, so that signals reach it."""
     source = Path(nvlm_trt.__file__).parents[1]
     requirement = f"{package}=={nvlm_trt.__version__}"
     if (source / "pyproject.toml").is_file():

@@ -103,7 +103,7 @@ _SENSITIVITY = Step(
 
 
 def _scales(recipe: Recipe) -> tuple[str, ...]:
-    """The artefacts that scales come from, and the word that they may be used."""
+    """The artefacts that scales come from, and the one that allows their use."""
     calibrated = (CALIBRATION_FILE,) if recipe.decoder.calibrated else ()
     return (*calibrated, KV_FILE) if recipe.decoder.kv_cache == "fp8" else calibrated
 

@@ -1,4 +1,4 @@
-"""A finished deployment, as those who serve it see it: where it lies, where its checkpoint lies, how it was built."""
+"""A finished deployment for those who serve it: its folder, its checkpoint's folder, and how it was built."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Deployment:
 
 
 def open_deployment(folder: Path, checkpoint: Path | None = None) -> Deployment:
-    """Read the manifest; ``checkpoint`` says where the checkpoint lies now, if not where it was built from.
+    """Read the manifest; ``checkpoint`` says where the checkpoint is now, if not where it was built from.
 
     Raises ``ArtefactError``: E-ARTEFACT-MANIFEST, E-ARTEFACT-DEPLOYMENT where nothing whole was built,
     E-ARTEFACT-CHECKPOINT when the checkpoint is not where it was, E-ARTEFACT-FILE for a file that is gone or cut short,
-    E-ARTEFACT-STALE for a step whose inputs were built anew after it.
+    E-ARTEFACT-STALE for a step whose inputs were rebuilt after it.
     """
     manifest = load_manifest(folder)
     if manifest is None or _LAST_STEP not in manifest.steps:

@@ -1,7 +1,7 @@
 """SHA-256 of files, remembered by size and time so that 177 GB are read once, not once per build.
 
-The memory lies in ``DIR/.build`` and not in the manifest: it speaks of this machine's clocks. Losing it
-costs time only.
+The memory lies in ``DIR/.build`` and not in the manifest, because it depends on this machine's clocks. Losing it costs
+only time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FileDigest:
 
 
 def sha256_file(file: Path, advanced: Callable[[int], None] | None = None) -> FileDigest:
-    """Reads the file in pieces; ``advanced`` is told how many bytes each piece had."""
+    """Reads the file in pieces; ``advanced`` gets the number of bytes of each piece."""
     digest, size = hashlib.sha256(), 0
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     with file.open("rb", buffering=0) as stream:
@@ -96,7 +96,7 @@ class UnreadFile(Exception):
 
 
 class RecallOnly(DigestMemory):
-    """Knows what it knows and reads nothing."""
+    """Knows what was remembered and reads nothing."""
 
     def digest(self, file: Path, advanced: Callable[[int], None] | None = None) -> FileDigest:
         remembered = self.recall(file)

@@ -1,4 +1,4 @@
-"""What a build would do, judged without writing anything and without reading what memory does not hold."""
+"""What a build would do, judged without writing anything and without reading what is not remembered."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def this_machine() -> Here:
 
 
 def engine_differences(out: Path, manifest: Manifest, here: Here) -> Iterator[EngineDifference]:
-    """Each keeps an engine from running here. Engines that were not built, or are gone, are not looked at."""
+    """Each difference keeps an engine from running here. Engines that were not built, or are gone, are ignored."""
     if "vision.engine" in manifest.steps:
         info = _read_json(out / "vision" / "vision.plan.json")
         name = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}.get(str(info.get("module")), "TensorRT")

@@ -1,7 +1,8 @@
-"""What differs between a deployment as it was built and this machine as it is, and the cheapest repair of each thing.
+"""What differs between a deployment as it was built and this machine as it is, and the cheapest repair of each
+difference.
 
-Two kinds of difference: those that keep it from being served here, and those that only make the next build do steps
-again. Files are looked at, not read: ``verify`` reads.
+There are two kinds: differences that keep it from being served here, and those that only make the next build redo
+steps. Files are stat'ed, not read: ``verify`` reads.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class _Look:
             yield Difference(found.part, found.built, found.here, True, (found.step,), self._build())
 
     def _recipe_now(self) -> Iterator[Difference]:
-        """A shipped recipe that this version ships otherwise."""
+        """A shipped recipe that differs in this version."""
         if self._recipe is None or self._recipe.name not in recipe_names():
             return
         now = read_draft(self._recipe.name).model_dump(mode="json")
@@ -145,7 +146,7 @@ class _Look:
         return ("nvlm-trt", "build", self._manifest.checkpoint, "--recipe", self._recipe_name(), "-o", str(self._out))
 
     def _build_elsewhere(self, recipe: Recipe) -> tuple[str, ...]:
-        """The same where the recipe's container has the tools, if it names one."""
+        """The same in the recipe's container, which has the tools, if the recipe names one."""
         container = container_command(recipe, self._recipe_name(), Path(self._manifest.checkpoint), self._out)
         return container or self._build()
 

@@ -1,4 +1,4 @@
-"""What a model folder holds, said before anything is built from it."""
+"""What a model folder holds, reported before anything is built from it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Inspection:
 
 
 def inspect_model(path: Path) -> Inspection:
-    """A model folder, checked whole but for its weights' values, or a bare ``config.json``.
+    """A model folder, checked completely except for its weights' values, or a bare ``config.json``.
 
     Raises ``CheckpointError`` for what is wrong with it.
     """

@@ -1,6 +1,6 @@
 """The content key of a step: one hash over everything that can change its outcome.
 
-Our own code counts by the digest of its source, not by the version number, which does not move while somebody edits.
+Our own code counts by the digest of its source, not by the version number, which does not change while somebody edits.
 Libraries count by their version. Two machines with the same inputs and libraries compute the same keys.
 """
 
@@ -39,7 +39,7 @@ def entry_of(
     memory: DigestMemory,
     advanced: Callable[[int], None] | None = None,
 ) -> StepEntry:
-    """What the manifest will say about the step, still without outputs. Reads those inputs that memory does not know.
+    """The step's manifest entry, still without outputs. Reads those inputs whose digest is not remembered.
 
     Raises ``MissingArtefact`` when an earlier step has left something undone.
     """
@@ -65,7 +65,7 @@ def entry_of(
 def difference(old: StepEntry, new: StepEntry, out: Path) -> str | None:
     """Why a step that ran as ``old`` must run again, or None when it need not.
 
-    Outputs count as present when their size is right: reading them again is what verifying is for.
+    Outputs count as present when their size is right; ``verify`` is there to read them again.
     """
     for name, entry in sorted(old.outputs.items()):
         file = out / name

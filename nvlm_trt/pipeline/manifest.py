@@ -1,8 +1,9 @@
 """``manifest.json``: what a deployment was built from and what it holds.
 
-It carries no time, no host and no path but the checkpoint's (and that of a user's own calibration set), so that equal
-inputs give equal bytes. A step's entry is taken out before its outputs are replaced and put back after: whatever the
-manifest claims is there, even after a kill. It ends with a hash of itself, so that a byte flipped in it is found too.
+It contains no time, no host and no path except the checkpoint's (and that of a user's own calibration set), so that
+equal inputs give equal bytes. A step's entry is removed before its outputs are replaced and put back after, so whatever
+the manifest claims is there, even after a kill. It ends with a hash of itself, so that a byte flipped in it is found
+too.
 """
 
 from __future__ import annotations

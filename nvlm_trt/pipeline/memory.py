@@ -1,4 +1,4 @@
-"""How much memory this process holds, from ``/proc``; zeros where there is none."""
+"""How much memory this process holds, from ``/proc``; zeros where there is no ``/proc``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A recipe says what to build: which engines, how large, for which GPUs.
 
-It has two forms. A ``RecipeDraft`` is what a TOML file says, where a size may be "auto". A ``Recipe`` has every size
-as a number, for one model; steps only ever see this one. ``plan.resolve`` makes it of a draft and the model's config.
+It has two forms. A ``RecipeDraft`` is what a TOML file says, where a size may be "auto". A ``Recipe`` has every size as
+a number, for one model, and is all that steps ever see. ``plan.resolve`` makes it from a draft and the model's config.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class DecoderDraft(_DecoderSection):
 
 
 class PromptRecipe(_Section):
-    """``max_tiles`` bounds one picture's grid, its thumbnail not counted, below what the model's config says: answers
-    come sooner and small things are seen less well.
+    """``max_tiles`` bounds one picture's grid, without its thumbnail, below the model's config: answers come sooner and
+    small things are seen less well.
     """
 
     style: Literal["hf", "megatron"] = "hf"
@@ -129,7 +129,7 @@ class PromptRecipe(_Section):
 class CalibrationRecipe(_Section):
     """``set`` is a JSONL file of prompts and pictures, relative to the recipe's; none means the shipped one.
 
-    With an ``error_bound`` the linears are found that must stay unquantised to keep FP8's error below it.
+    With an ``error_bound`` the build also finds the linears that must stay unquantised to keep FP8's error below it.
     """
 
     method: str = pydantic.Field(default="amax", pattern=r"^(amax|mse|percentile(:[0-9]+(\.[0-9]+)?)?)$")
@@ -163,7 +163,7 @@ class GpuRecipe(_Section):
 
 
 class ContainerRecipe(_Section):
-    """The image that builds and serves: both must be the same one, because a plan is tied to its TensorRT."""
+    """The image that builds and serves. It must be the same one for both, because a plan is tied to its TensorRT."""
 
     image: str
 

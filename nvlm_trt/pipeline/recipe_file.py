@@ -67,7 +67,7 @@ def write_draft(draft: RecipeDraft) -> str:
 
 
 def _toml(value: object) -> str:
-    """JSON's texts, numbers, truths and lists are TOML's, but for DEL, which TOML wants escaped."""
+    """JSON's texts, numbers, booleans and lists are valid TOML, except for DEL, which TOML requires escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -1,4 +1,4 @@
-"""What a build tells: events while it runs, one frozen result at its end."""
+"""What a build reports: events while it runs, one frozen result at its end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StepReport:
     """How one step ended.
 
     ``built``: it ran. ``kept``: its key and outputs were there. ``left``: this machine cannot; ``reason`` says why and
-    ``command`` does it inside the container. ``would build``: a dry run's word for a step that is due.
+    ``command`` does it inside the container. ``would build``: what a dry run says of a step that is due.
     """
 
     step: str

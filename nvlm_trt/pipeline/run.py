@@ -32,7 +32,7 @@ class Run:
         self._memory = DigestMemory.load(workspace.out / MEMORY)
 
     def reports(self, steps: Sequence[Step], recipe_steps: Sequence[Step]) -> list[StepReport]:
-        """Do ``steps``; outputs of steps that the recipe does not have go."""
+        """Do ``steps``; outputs of steps that the recipe does not have are removed."""
         for name in sorted(set(self._manifest.steps) - {step.name for step in recipe_steps}):
             self._forget(name)
         reports = []

@@ -1,7 +1,7 @@
 """Digests of our own source: of a module and of everything it imports, so that no list of modules can go stale.
 
-Left out is what cannot change an artefact's bytes: how errors are worded, where data lies, and the pipeline itself,
-whose part in the outcome is the recipe's values, and those are in the key.
+What cannot change an artefact's bytes is left out: how errors are worded, where data lies, and the pipeline itself,
+which affects the outcome only through the recipe's values, and those are in the key.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _modules(tree: ast.AST) -> Iterator[str]:
 
 
 def _places(module: str) -> Iterator[Path]:
-    """The file of a module of ours; none for others', for names that are no modules, and for what is left out."""
+    """The file of a module of ours; none for other packages, names that are not modules, and what is left out."""
     first, _, rest = module.partition(".")
     if first != _NAME or not rest or rest.split(".")[0] in _WITHOUT_EFFECT:
         return

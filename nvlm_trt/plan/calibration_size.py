@@ -1,4 +1,4 @@
-"""How large a calibration set is, about, without tokenising it or opening its pictures."""
+"""Roughly how large a calibration set is, without tokenising it or opening its pictures."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class CalibrationSize:
 
 
 def calibration_size(config: NvlmConfig, set_file: str | None) -> CalibrationSize:
-    """An upper estimate: pictures count as the most tiles, and the vision tower once for each group of them.
+    """An upper estimate: each picture counts as the most tiles, and the vision tower once for each group of them.
 
-    A set that cannot be read counts nothing: the build says what is wrong with it.
+    A set that cannot be read counts nothing; the build says what is wrong with it.
     """
     file = Path(set_file) if set_file else resource_folder("calibration") / "set.jsonl"
     try:

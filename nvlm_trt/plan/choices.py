@@ -21,7 +21,7 @@ class Choice:
 
 
 def choices(config: NvlmConfig, draft: RecipeDraft, recipe: Recipe) -> Iterator[Choice]:
-    """``draft`` tells what was chosen by us and what was typed in."""
+    """``draft`` tells which values we chose and which the user set."""
     decoder, usual = recipe.decoder, recipe.workload
     yield Choice("vision.engine", recipe.vision.engine, "the recipe's")
     yield Choice(

@@ -1,7 +1,7 @@
 """What a build costs: bytes, memory and time of each step, extrapolated from measured rates.
 
 Bytes are exact up to file headers. Times are bytes or multiplications over a rate; rates are parameters whose defaults
-were measured on a small machine and say so. A step that was never run at full size by us has a lower bound instead.
+were measured on a small machine, as they say. A step that we have never run at full size has a lower bound instead.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ENGINE_HOST_FACTOR = 2
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of the machine that builds."""
+    """Rates of the machine that builds."""
 
     read_bytes_s: float = 0.85e9
     write_bytes_s: float = 0.7e9
@@ -62,7 +62,7 @@ RATE_ORIGINS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """``seconds`` is a lower bound where ``at_least``. ``memory_bytes`` is host memory, mapped pages not counted."""
+    """``seconds`` is a lower bound where ``at_least``. ``memory_bytes`` is host memory without mapped pages."""
 
     step: str
     reads_bytes: int

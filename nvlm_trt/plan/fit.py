@@ -1,4 +1,4 @@
-"""What fits where: one recipe's engines on every GPU that is known, for every tensor-parallel size."""
+"""What fits where: one recipe's engines on every known GPU, for every tensor-parallel size."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The GPUs a recipe may name, with what their makers print on the data sheet.
+"""The GPUs a recipe may name, with the figures of their makers' data sheets.
 
-Memory is the data sheet's capacity, in bytes of 10^9 per GB; drivers report a little more, which is left to them.
-Rates are dense: half of the figures that are printed "with sparsity".
+Memory is the data sheet's capacity, in bytes of 10^9 per GB; drivers report a little more, which is left to them. Rates
+are dense: half of the figures that are printed "with sparsity".
 """
 
 from __future__ import annotations

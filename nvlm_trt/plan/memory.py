@@ -1,9 +1,9 @@
-"""What lies in GPU memory while a deployment serves, and so what is left for the KV cache.
+"""What is in GPU memory while a deployment serves, and so what is left for the KV cache.
 
     capacity = reserve + weights + activations + prompt table [+ vision engine, on the first GPU] + KV pool
 
-Weights, prompt table and KV bytes are exact. Activations and the reserve are estimates, each with its source. TensorRT-
-LLM gives every rank a pool for the same number of tokens, so the fullest GPU decides.
+Weights, prompt table and KV bytes are exact. Activations and the reserve are estimates, each with its source.
+TensorRT-LLM gives every rank a pool for the same number of tokens, so the fullest GPU decides.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class GpuMemory:
 
     @property
     def used_bytes(self) -> int:
-        """Everything but the KV pool."""
+        """Everything except the KV pool."""
         return (
             self.reserve_bytes
             + self.weight_bytes
@@ -88,7 +88,7 @@ def kv_bytes_per_token(config: NvlmConfig, kv_cache: str) -> int:
 
 
 def stage_layers(config: NvlmConfig, recipe: Recipe, stage: int) -> int:
-    """The first stages get one more where the layers do not divide."""
+    """Layers of each stage. If they do not divide evenly, the first stages get one more."""
     return len(range(stage, config.decoder.num_layers, recipe.decoder.pp))
 
 

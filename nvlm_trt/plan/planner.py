@@ -1,6 +1,7 @@
-"""The whole plan of a deployment, from a config and a recipe: what fits, how quick, what it costs, and why.
+"""The whole plan of a deployment, from a config and a recipe: what fits, how fast it is, what it costs, and why.
 
-Pure: takes values, returns one frozen value. It needs no GPU, no checkpoint's weights and well under a second.
+Pure: takes values, returns one frozen value. It needs no GPU, none of the checkpoint's weights, and well under a
+second.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = ["Plan", "make_plan"]
 class Plan:
     """``memory``, ``speed`` and ``num_requests`` are None for a recipe without GPUs.
 
-    ``num_requests`` is how many requests of ``workload`` hold their KV cache at once, the batch size not counted.
+    ``num_requests`` is how many requests of ``workload`` fit the KV cache at once, whatever the batch size.
     """
 
     config: NvlmConfig
@@ -57,7 +58,7 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """What the finished deployment takes, the checkpoint not counted."""
+        """The size of the finished deployment, without the checkpoint."""
         return sum(cost.writes_bytes for cost in self.costs)
 
     @property

@@ -1,8 +1,8 @@
-"""How quick a deployment can be: the time that arithmetic, memory and links take at an assumed part of their peak.
+"""How fast a deployment can be: the time that arithmetic, memory and links take at an assumed part of their peak.
 
-A bound, not a measurement: queues, kernel launches and the CPU's share are not in it. A pass over some tokens takes,
-on each pipeline stage, the longer of multiplying them with the weights and reading those weights and the KV cache,
-plus two all-reduces a layer where a layer is cut. Everything assumed is in ``Assumptions`` and is shown beside the
+This is a bound, not a measurement: queues, kernel launches and the CPU's share are not in it. On each pipeline stage a
+pass over some tokens takes the longer of multiplying them with the weights and reading those weights and the KV cache,
+plus two all-reduces a layer where a layer is split. Everything assumed is in ``Assumptions`` and is shown beside the
 result.
 """
 
@@ -51,9 +51,9 @@ ASSUMED: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """For one kind of request. ``tokens_s`` count answer tokens of all requests together.
+    """The speed for one kind of request. ``tokens_s`` counts answer tokens of all requests together.
 
-    ``alone`` is one request on an idle server, ``full`` as many as there are slots, prompts of newcomers included.
+    ``alone`` is one request on an idle server, ``full`` as many as there are slots, including the prompts of new ones.
     """
 
     vision_s: float

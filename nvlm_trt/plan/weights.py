@@ -23,7 +23,7 @@ _HEAD = "lm_head.weight"
 class RankWeights:
     """What one rank of a pipeline stage holds.
 
-    ``read_bytes`` are those that every step of the decoder reads: all but the embedding, of which a step takes a few
+    ``read_bytes`` are those that every step of the decoder reads: all except the embedding, of which a step takes a few
     rows. Elements are weights of the layers' linears, by precision, and of ``lm_head``.
     """
 

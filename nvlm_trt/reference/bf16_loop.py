@@ -1,4 +1,4 @@
-"""The simplest decoder in torch, BF16 weights and a contiguous cache: what one writes first."""
+"""The simplest decoder in torch: BF16 weights and a contiguous cache, as one would write it first."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A Qwen2 decoder over a TensorRT-LLM FP8 checkpoint folder, as plainly as torch allows: the decoder tests' oracle.
+"""A Qwen2 decoder over a TensorRT-LLM FP8 checkpoint folder, as plain as torch allows: the decoder tests' oracle.
 
-Weights restored by their scale, no cache, no batch, no chunks: each new token runs the whole sequence again. With
+It restores weights by their scale and has no cache, batch or chunks: each new token runs the whole sequence again. With
 ``quantize_activations`` every linear's input is rounded to e4m3 under its static scale, as the engine does. Rounding
 makes one ulp of float32 visible now and then: a value at the border of two e4m3 numbers falls to one side here and to
 the other there, and the logits differ by a few per cent. In float64 the reference says which side is right.
@@ -37,7 +37,7 @@ class ReferenceDecoder:
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def logits(self, input_ids: list[int], prompt_table: Tensor | None = None) -> Tensor:
-        """[n, vocab]: what follows each position. Ids from ``vocab_size`` up are rows of ``prompt_table``."""
+        """[n, vocab]: the logits after each position. Ids from ``vocab_size`` up are rows of ``prompt_table``."""
         hidden = self._embed(input_ids, prompt_table)
         for index in range(self._config["num_hidden_layers"]):
             hidden = hidden + self._attention(self._norm(hidden, index, "input_layernorm"), index)

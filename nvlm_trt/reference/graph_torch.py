@@ -1,8 +1,8 @@
 """A vision graph run operator by operator in torch, in the graph's own dtype, on any device.
 
-ONNX Runtime runs the graph only in float32. This is how the arithmetic that TensorRT will be given, bfloat16 and e4m3
-included, is looked at before there is an engine, at full size on a GPU and at a small one in the tests. Each operator
-rounds where ONNX says it does; a compiler that fuses operators rounds less often.
+ONNX Runtime runs the graph only in float32. This runs the arithmetic that TensorRT will be given, bfloat16 and e4m3
+included, before there is an engine: at full size on a GPU, at a small one in the tests. Each operator rounds where ONNX
+says it does; a compiler that fuses operators rounds less often.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A decoder layer's arithmetic in torch: what ``decoder/numpy_ops.py`` computes, on one CUDA device.
 
-Products are true float32: torch's default, no TF32. Sums are taken in another order than on the CPU, so amaxes agree
-to a few units of float32's last place, not bit for bit. The tests run it on torch's CPU device.
+Products are true float32: torch's default, no TF32. Sums have another order than on the CPU, so amaxes agree to a few
+units of float32's last place, not bit for bit. The tests run it on torch's CPU device.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The vision half in plain torch, as the release states it: the oracle for the ONNX graph.
 
-Derived independently of ``nvlm_trt.vision`` and different wherever a different statement of the same model exists: a
-strided convolution instead of a matrix product over patches, all heads with the dummy ones instead of the real ones,
-a variance that divides by the real width instead of a mean, pixel shuffle by indexing instead of transposing.
-Parameters carry the checkpoint's names.
+It was derived independently of ``nvlm_trt.vision`` and differs wherever the same model can be stated differently: a
+strided convolution instead of a matrix product over patches, all heads with the dummy ones instead of the real ones, a
+variance that divides by the real width instead of a mean, pixel shuffle by indexing instead of transposing. Parameters
+have the checkpoint's names.
 """
 
 # torch is not type-checked here, so its Module is Any:

@@ -1,6 +1,6 @@
-"""The vision reference run stage by stage: what every layer gives, in the memory of one of them.
+"""The vision reference run stage by stage: every layer's output, in the memory of one layer.
 
-Stages carry the names of the graph's scopes. A stage's tensors are read, used and let go before the next one's, so the
+Stages have the names of the graph's scopes. A stage's tensors are read, used and released before the next one's, so the
 release's tower runs on a machine that cannot hold it.
 """
 
@@ -25,8 +25,8 @@ StageDtype = Literal["float64", "float32", "float16", "bfloat16"]
 def reference_stages(
     checkpoint: Checkpoint, tiles: NDArray[np.uint8], dtype: StageDtype = "float32"
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Each stage's name and what it gives for ``tiles`` when weights and arithmetic are in ``dtype``; narrow results
-    come back as float32, which is exact.
+    """Each stage's name and its output for ``tiles`` when weights and arithmetic are in ``dtype``; narrow results come
+    back as float32, which is exact.
 
     Norms compute their statistics in float32 at least, as in the release's modeling code.
     """

@@ -1,8 +1,8 @@
-"""Taking InternViT's dummy heads out of the tensors that carry them.
+"""Removes InternViT's dummy heads from the tensors that carry them.
 
 The release pads 25 attention heads to 32 so that 8 GPUs can share them. The padding is zeros in ``qkv``, ``q_norm``,
-``k_norm`` and the columns of ``proj``, and the norms' statistics divide by the real width, so a dummy head's output
-is multiplied by zero: taking it out changes no bit. That holds only for zeros, so zeros are what is checked.
+``k_norm`` and the columns of ``proj``, and the norms' statistics divide by the real width, so a dummy head's output is
+multiplied by zero and removing it changes no bit. That holds only for zeros, so the export checks for zeros.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every vision engine can do, and the check of what it is given."""
+"""What every vision engine can do, and the check of its input."""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
-"""Checkpoint in, vision graph and the few changed tensors out.
+"""Exports a checkpoint's vision half: the graph, and the few tensors that had to change.
 
-A weight of the graph is pointed at where it lies whenever its bytes can serve as they are. The rest goes, one tensor
-at a time, into ``weights.safetensors``: the attention tensors without their dummy heads, and whatever must be rounded
-to the graph's dtype. In the release that is 3.7 of 13.4 GB, all of it stored as float32 and, as bfloat16 once,
-rounded without loss. A checkpoint whose tensors lie in parts, one per rank, is written whole. Weights of linears that
-shall compute in FP8 are written as e4m3.
+A weight of the graph points into the checkpoint whenever its bytes can serve as they are. The rest goes, one tensor at
+a time, into ``weights.safetensors``: the attention tensors without their dummy heads, and whatever must be rounded to
+the graph's dtype. In the release that is 3.7 of 13.4 GB, all of it stored as float32 and, as bfloat16 once, rounded
+without loss. A checkpoint whose tensors lie in parts, one per rank, is written whole. Weights of linears that compute
+in FP8 are written as e4m3.
 
-In ``vision.onnx`` each weight's external location is its real file, offset and length. Put the graph and the side
-file into the checkpoint's folder and any ONNX tool reads them there; our own engines find weights by name and map
-them.
+In ``vision.onnx`` each weight's external location is its real file, offset and length. Put the graph and the side file
+into the checkpoint's folder and any ONNX tool reads them there; our own engines find weights by name and map them.
 """
 
 from __future__ import annotations

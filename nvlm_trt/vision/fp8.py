@@ -1,6 +1,6 @@
-"""The scales under which linears of the vision half compute in FP8.
+"""The scales with which linears of the vision half compute in FP8.
 
-W8A8: weights and inputs of a linear are e4m3, each under one scale for the whole tensor, static. The arithmetic is the
+W8A8: weights and inputs of a linear are e4m3, each with one static scale for the whole tensor. The arithmetic is the
 decoder's (``nvlm_trt.decoder.fp8``), with one difference. ONNX wants a scale in the dtype that the linear computes in,
 so it is rounded there, and the weight is quantised under the rounded scale. Rounding a scale clips nothing: bfloat16
 moves it by at most 0.4 %, and whatever lies below 464 / 448 of the largest number still rounds to that number.

@@ -1,8 +1,8 @@
-"""Activation scales of the vision half: how large what enters each linear gets, over a set of tiles.
+"""Activation scales of the vision half: the largest magnitudes that enter each linear, over a set of tiles.
 
-The tower is run in float32 on the unquantised weights, stage by stage (see ``stages``). In memory are the weights of
-one stage, as they lie, widened and packed, what a few tiles need on the way, and one hidden state of all tiles: at full
-size 1.9 GB for a layer (measured with two tiles), some 8 GB for the projector (estimated), and 13 MB a tile.
+The tower runs in float32 on the unquantised weights, stage by stage (see ``stages``). Memory holds the weights of one
+stage, as stored, widened and packed, the working set of a few tiles, and one hidden state of all tiles. At full size
+that is 1.9 GB for a layer (measured with two tiles), some 8 GB for the projector (estimated), and 13 MB a tile.
 """
 
 from __future__ import annotations

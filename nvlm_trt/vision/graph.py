@@ -2,25 +2,25 @@
 
     tiles UINT8 [tiles, S, S, 3] ─► scale, mean, std ─► patches ─► InternViT ─► pixel shuffle ─► projector ─► rows
 
-Written, not traced: the file is small and the same each time, needs no torch and no weights, and each initializer
-carries its checkpoint tensor's name. The choices that a reader may wonder about:
+It is written, not traced: the file is small and the same each time, needs no torch and no weights, and each initializer
+has its checkpoint tensor's name. The choices that a reader may wonder about:
 
-* **Weights lie as the checkpoint has them**, ``[out, in]``, with a Transpose in front of each MatMul. Engines fold it
-  when they load; in exchange the bytes can be mapped from the checkpoint's own files.
-* **The patch embedding is a MatMul.** Its kernel equals its stride, so it is a linear layer over each patch, and
-  Conv has no bfloat16 in ONNX below opset 22. Patches are laid out channel first, as the kernel ``[out, 3, P, P]`` is.
+* **Weights lie as in the checkpoint**, ``[out, in]``, with a Transpose in front of each MatMul. Engines fold it when
+  they load; in exchange the bytes can be mapped from the checkpoint's own files.
+* **The patch embedding is a MatMul.** Its kernel equals its stride, so it is a linear layer over each patch, and Conv
+  has no bfloat16 in ONNX below opset 22. Patches are laid out channel first, as the kernel ``[out, 3, P, P]`` is.
 * **Strongly typed.** Everything is in the graph's dtype except the pixel arithmetic and the statistics of the norms,
-  which are float32 as in the release's modeling code. The softmax scale sits in the float32 part of the q norm: the
+  which are float32 as in the release's modeling code. The softmax scale is in the float32 part of the q norm: the
   constant is not rounded, and it costs no kernel of its own.
-* **Softmax is in the graph's dtype.** MatMul, Softmax, MatMul without casts between is what TensorRT fuses into one
-  attention kernel, which keeps its sums in float32 inside anyway.
+* **Softmax is in the graph's dtype.** TensorRT fuses MatMul, Softmax, MatMul without casts between into one attention
+  kernel, which keeps its sums in float32 inside anyway.
 * **No dummy heads.** The release pads 25 heads to 32 with zeros so that 8 GPUs can share them; they add exactly
   nothing, and without them the q and k norms divide by their own width again.
-* **FP8 where asked.** A linear with scales has QuantizeLinear and DequantizeLinear on its input and DequantizeLinear
-  on its e4m3 weight, both scales in the graph's dtype, which is the form that TensorRT makes an FP8 GEMM of. The rest
-  of the graph stays as it is, attention included.
-* **Opset 20** has GELU as one operator, is read by every TensorRT 10, and gives fewer kernels there than the
-  attention operator of opset 23.
+* **FP8 where asked.** A linear with scales has QuantizeLinear and DequantizeLinear on its input and DequantizeLinear on
+  its e4m3 weight, both scales in the graph's dtype. TensorRT turns that form into an FP8 GEMM. The rest of the graph
+  stays as it is, attention included.
+* **Opset 20** has GELU as one operator, is read by every TensorRT 10, and gives fewer kernels there than the attention
+  operator of opset 23.
 """
 
 from __future__ import annotations

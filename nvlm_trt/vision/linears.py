@@ -1,4 +1,4 @@
-"""The linears of the vision half: their names, their shapes, and which of them shall compute in FP8.
+"""The linears of the vision half: their names, their shapes, and which of them compute in FP8.
 
 Recipes and plans read this; it loads no ONNX.
 """

@@ -1,4 +1,4 @@
-"""The vision engine of machines without a GPU: the build's own graph on ONNX Runtime, in float32."""
+"""The vision engine for machines without a GPU: the build's own graph on ONNX Runtime, in float32."""
 
 from __future__ import annotations
 

@@ -5,13 +5,13 @@
                            └───────── torch in the graph's dtype ── engine
 
 A chain is one way of running the same weights: it gives each stage's name and values in order. A link compares two
-chains. The first says how exact the oracle itself is; the second, that the graph states the same model; the third,
-what the narrow dtype costs and so what an engine may cost; the fourth, that the engine costs no more. The tight
+chains. The first link shows how exact the oracle itself is; the second, whether the graph is the same model; the third,
+what the narrow dtype costs and so what an engine may cost; the fourth, whether the engine costs more. The tight
 tolerance of the second is what finds a wrong graph: the third's would let an approximated GELU pass.
 
-Tolerances are on the relative error, the norm of the difference divided by the norm of what is wanted: one number that
-does not hang on a single value, and that grows with the square root of the roundings made, so it can be reasoned
-about. The cosine is reported beside it because it is what others report.
+Tolerances are on the relative error, the norm of the difference divided by the norm of the expected value: one number
+that does not depend on a single value, and that grows with the square root of the number of roundings, so it can be
+derived. The cosine is reported beside it because others report it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a TensorRT plan was built with and for, kept in a file beside it.
 
-A plan runs only on the TensorRT version and the GPU generation it was built for, and says so in ways that are hard to
-understand. The file beside it is read first, so that a plan that cannot run is refused with a reason.
+A plan runs only on the TensorRT version and the GPU generation it was built for, and fails elsewhere in ways that are
+hard to understand. The file beside it is read first, so that a plan that cannot run is refused with a reason.
 """
 
 from __future__ import annotations

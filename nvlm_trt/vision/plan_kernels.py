@@ -1,8 +1,8 @@
 """The kernels of a TensorRT-RTX plan, read from the plan itself.
 
-A plan compiled ahead of time carries, in the clear, one line per kernel it launches: ``function={ name=_gemm_mha_v2 ...
-layers="[ONNX Layer: ...]" ...}``. So whether attention was fused can be told on a machine without a GPU, without
-loading the plan. It is read in blocks: a plan of the full size has 13 GB.
+A plan compiled ahead of time contains, in plain text, one line per kernel it launches: ``function={ name=_gemm_mha_v2
+... layers="[ONNX Layer: ...]" ...}``. So a machine without a GPU can tell whether attention was fused, without loading
+the plan. It is read in blocks: a plan of the full size has 13 GB.
 """
 
 from __future__ import annotations

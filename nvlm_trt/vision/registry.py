@@ -1,4 +1,5 @@
-"""The vision engines by name. A further one is its module and an entry in ``BACKENDS``; nothing else knows their names.
+"""The vision engines by name. To add one, write its module and an entry in ``BACKENDS``; nothing else knows their
+names.
 
 Importing this loads none of their libraries.
 """

@@ -1,4 +1,6 @@
-"""The tensors of an export that cannot be pointed at, made one after the other: stripped, then rounded or quantised."""
+"""Makes the tensors of an export that cannot stay in the checkpoint, one at a time: stripped, then rounded or
+quantised.
+"""
 
 from __future__ import annotations
 

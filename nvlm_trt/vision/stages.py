@@ -1,12 +1,12 @@
 """A vision graph cut into its stages, each run alone in ONNX Runtime.
 
-Where an export is judged, what is cut is the file itself; FP8's scales are found before there is one. A graph's scopes
-are the stages: ``embeddings``, ``layers.0`` and so on, ``pixel_shuffle``, ``projector``. Each takes what the one before
-gave and nothing else, so each is a graph of its own. Loaded, run and let go one after the other, a tower of 27 GB in
-float32 runs on a machine that could not hold it, and every layer's output can be looked at.
+To judge an export, the file itself is cut; FP8's scales are found before there is one. A graph's scopes are the stages:
+``embeddings``, ``layers.0`` and so on, ``pixel_shuffle``, ``projector``. Each takes only the output of the one before,
+so each is a graph of its own. Loaded, run and released one after the other, a tower of 27 GB in float32 runs on a
+machine that could not hold it, and every layer's output can be inspected.
 
-A stage runs tile by tile: 1025 rows fill the cores, one tile's attention weights are 105 MB in the release's size, and
-a tile's rows are the same bits whichever tiles are beside it.
+A stage runs tile by tile: 1025 rows fill the cores, one tile's attention weights are 105 MB at the release's size, and
+a tile's rows have the same bits whichever tiles are beside it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What TensorRT calls back while it builds: a log, a progress monitor, a stream for the plan.
+"""TensorRT's callbacks during a build: a log, a progress monitor, a stream for the plan.
 
-Their base classes belong to the module in use, so they are made for it. None may raise: an exception that leaves a
-callback ends the process. Each keeps it instead, tells TensorRT to stop, and the builder raises it again.
+Their base classes belong to the module in use, so they are made for it. None may raise, because an exception that
+leaves a callback ends the process. Each keeps it instead and tells TensorRT to stop, and the builder raises it again.
 """
 
 # The base classes are known only at run time:

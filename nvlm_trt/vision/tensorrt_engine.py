@@ -1,4 +1,4 @@
-"""A vision plan at work on a GPU, through TensorRT or TensorRT-RTX."""
+"""Runs a vision plan on a GPU, through TensorRT or TensorRT-RTX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: one API under two module names, and the little in which they differ."""
+"""TensorRT and TensorRT-RTX: one API under two module names, and their few differences."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""From an initializer's name to its bytes, mapped from the file they lie in.
+"""Maps an initializer's name to its bytes in the file that holds them.
 
 ``weights.json`` says for each initializer of ``vision.onnx`` whether its bytes are the checkpoint's own or lie in
 ``weights.safetensors`` beside it. Both are looked up by name and checked against the dtype and shape that the graph
-declares, and the checkpoint's fingerprint is compared with the graph's: weights of a retrained model of the same sizes
-must not slip in.
+declares. The checkpoint's fingerprint is compared with the graph's, so that weights of a retrained model of the same
+sizes cannot slip in.
 """
 
 from __future__ import annotations

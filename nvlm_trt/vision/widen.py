@@ -1,10 +1,9 @@
-"""A vision graph widened to float32, for an engine that has no kernels for narrower types.
+"""Widens a vision graph to float32, for an engine that has no kernels for narrower types.
 
 ONNX Runtime's CPU kernels know no bfloat16. But every bfloat16 (and float16) value is a float32 value, so the same
-graph can be run in float32 without changing one weight: each narrow initializer gets a Cast to FLOAT behind it, each
-Cast to the narrow type becomes one to FLOAT, and the output's type follows. The file on disk stays as it is; the
-session folds the casts when it loads. What comes out is the exact model, without the narrow type's rounding between
-operators.
+graph runs in float32 without changing one weight: each narrow initializer gets a Cast to FLOAT behind it, each Cast to
+the narrow type becomes one to FLOAT, and the output's type follows. The file on disk stays as it is, and the session
+folds the casts when it loads. The result is the exact model, without the narrow type's rounding between operators.
 """
 
 from __future__ import annotations

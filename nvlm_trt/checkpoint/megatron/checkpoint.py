@@ -4,8 +4,8 @@
     iter_0031500/mp_rank_00[_000]/model_optim_rng.pt     one file per tensor-parallel rank and pipeline stage
     config.json, vocab.json, ...                         the release's own, put beside by the user
 
-Opening reads the ranks' pickles and none of the weights. Every tensor that the config asks for must be there in every
-rank of its stage, in a shape that the rule for it allows, and no other may be.
+Opening reads the ranks' pickles and none of the weights. Every rank of a stage must have every tensor that the config
+asks for, in a shape that the tensor's rule allows, and no other.
 """
 
 from __future__ import annotations

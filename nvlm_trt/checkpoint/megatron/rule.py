@@ -1,8 +1,8 @@
 """How the ranks' tensors make one tensor of the release.
 
-Every rule is four steps on arrays that are views until the last: a rank's tensor is given finer axes, the part of
-interest is taken, the ranks' parts are laid one behind the other along one axis, and the axes are flattened. What the
-ranks are free to pad (vocabulary rows, dummy heads) is cut off or filled with zeros there.
+Every rule is four steps on arrays that are views until the last: a rank's tensor gets finer axes, the part of interest
+is taken, the ranks' parts are concatenated along one axis, and the axes are flattened. What the ranks are free to pad
+(vocabulary rows, dummy heads) is cut off or filled with zeros there.
 """
 
 from __future__ import annotations

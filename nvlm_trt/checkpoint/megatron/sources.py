@@ -1,8 +1,8 @@
 """Which of Megatron-Core's tensors make which of the release's: names, stages and rules.
 
 Vision tower, projector and embedding lie in the first pipeline stage, the final norm and the output layer in the last;
-layers are numbered anew in every stage. The norms in front of the decoder's linears, and in front of the projector, are
-stored inside the linear they are fused with.
+each stage numbers its layers from zero. The norms before the decoder's linears, and before the projector, are stored
+inside the linear they are fused with.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A synthetic checkpoint that lies nowhere: each tensor is made when it is asked for, and forgotten.
+"""A synthetic checkpoint without files: each tensor is made when it is asked for, and forgotten.
 
-For measuring at a size that no disk near by holds. The tensors are those that ``write_checkpoint`` writes for the same
+For measuring at a size that no nearby disk holds. The tensors are those that ``write_checkpoint`` writes for the same
 size and seed. Making them takes about four seconds for a decoder layer of the release's size on one core.
 """
 

@@ -1,11 +1,11 @@
-"""Values of a random model that is lively but well-behaved.
+"""Values of a random model whose activations stay in a normal range.
 
 Each tensor is made from (seed, name) alone, in pieces that can be made alone too, so a checkpoint of any size streams.
 The normals are sums of four random bytes (Irwin-Hall: 1021 steps, about bf16's own, bounded at 3.5 deviations), scaled
-in float32. Integer sums and one rounding each for scale and mean are the same bytes on every machine and numpy version,
-which library normals do not promise, and three times as fast: 250 million values a second on one core. Spreads keep
-every activation near one: inner products by fan-in, residual branches damped, embeddings and projected pictures of one
-size, logits apart by about two so that the best token is seldom a close call.
+in float32. Integer sums and one rounding each for scale and mean give the same bytes on every machine and numpy
+version, which library normals do not promise, and are three times as fast: 250 million values a second on one core.
+Spreads keep every activation near one: inner products by fan-in, residual branches damped, embeddings and projected
+pictures of one size, logits about two apart so that the best token is seldom a close call.
 """
 
 from __future__ import annotations

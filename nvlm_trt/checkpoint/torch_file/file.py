@@ -63,7 +63,7 @@ class TorchFile:
         return self._mapped.array(dtype, tensor.shape, offset, tuple(step * dtype.itemsize for step in tensor.strides))
 
     def drop_pages(self, tensor: TensorRef) -> None:
-        """Let go of the memory that reading the tensor has filled; views stay valid."""
+        """Release the memory that reading the tensor has filled; views stay valid."""
         self._mapped.drop_pages(*self.span(tensor))
 
     def _open(self) -> BinaryIO:

@@ -4,9 +4,9 @@ A pickle is a program for a small stack machine, and Python's own machine will c
 its look-ups is not enough: a length prefix or a memo index of a few bytes makes it allocate gigabytes, state can be set
 on objects after they were checked, and a dict keyed by nested tuples takes for ever to hash. So this is another
 machine. It knows the instructions that ``torch.save`` writes (protocols 2 and 3) and no others. Names are compared,
-never looked up: three of them give a dict or a reference to a tensor, those that weights come with (the training
-arguments, counters, random states) give ``OPAQUE`` whatever they are called with, and any other name ends the reading.
-What is made is plain values, and no more of them than the file has instructions.
+never looked up. Three of them give a dict or a reference to a tensor. Those that weights come with (the training
+arguments, counters, random states) give ``OPAQUE`` whatever they are called with. Any other name ends the reading. The
+results are plain values, and no more of them than the file has instructions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a pickle may leave behind besides plain Python values: references to tensors, and what was not built."""
+"""What a pickle may contain besides plain Python values: references to tensors, and marks for what was not built."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The members of a ``torch.save`` archive, and where in the file their bytes lie.
 
-torch stores members uncompressed, so a tensor can be mapped where it lies. The archive's directory is believed only as
-far as it must be: members are stored, plain, named once, do not overlap and lie inside the file, and the header in
-front of a member's bytes is asked where exactly they begin.
+torch stores members uncompressed, so a tensor can be mapped in place. The archive's directory is checked: members are
+stored uncompressed, named once, do not overlap and lie inside the file. The header in front of a member's bytes says
+where exactly they begin.
 """
 
 from __future__ import annotations

@@ -74,8 +74,7 @@ class TeamWriter:
                 w.store(w.b.atomic_rmw("xchg", line, w.size(0), "seq_cst"), w.at(line, WAKE))
 
     def write_lead(self) -> None:
-        """``lead(calls, record)``: run the announced step as thread 0; returns when all is done and nobody is inside.
-        """
+        """``lead(calls, record)``: run the announced step as thread 0; returns when all is done and nobody inside."""
         w = self.w
         with w.function("lead", "aa") as (calls, record):
             b = w.b
