@@ -1,4 +1,4 @@
-"""ANLS, the metric of DocVQA: one less the edit distance over the longer length, and nothing from a half up."""
+"""ANLS, the metric of DocVQA: one minus edit distance over the longer length, or 0 where that ratio is 0.5 or more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ _THRESHOLD = 0.5
 
 
 def anls(answer: str, truths: Sequence[str], *, strict: bool = False) -> float:
-    """The best over ``truths``. The release's script normalises as for VQA first; strict, as the benchmark, not."""
+    """The best over ``truths``. The release's script normalises first, as for VQA; strict, like the benchmark, does
+    not.
+    """
     if not strict:
         answer, truths = normalise(answer), [normalise(truth) for truth in truths]
     return max(_similarity(_plain(answer), _plain(truth)) for truth in truths)

@@ -1,8 +1,8 @@
-"""Which letter an answer to a multiple-choice question means: the rule of the MMMU benchmark.
+"""Which letter an answer to a multiple-choice question means, by the rule of the MMMU benchmark.
 
-"(B)" or "B)" anywhere; else a "B" between blanks; else, in answers of more than five words, the text of an option.
-Where several are found, the one that begins last. The reference looks for the last place of "(B)" alone even if "B)"
-was found, and of two that have none it takes the first; strict looks for what was found.
+"(B)" or "B)" anywhere; else a "B" between blanks; else, in answers of more than five words, the text of an option. Of
+several, the one that begins last counts. The reference looks for the last place of "(B)" alone even if "B)" was found,
+and of two that have none it takes the first; strict looks for what was found.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def options_by_letter(options: Sequence[str]) -> dict[str, str]:
 
 
 def find_choice(answer: str, options: Mapping[str, str], *, strict: bool = False) -> str | None:
-    """The letter, or None where there is none to be seen."""
+    """The letter, or None if there is none."""
     for mark in _ENDS:
         answer = answer.strip(mark)
     answer = f" {answer} "

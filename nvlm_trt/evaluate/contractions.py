@@ -1,9 +1,9 @@
 """The apostrophes that the VQA metric puts back: "dont" and "don't" are the same answer.
 
 The public metric lists about 120 pairs. All but one follow from the right-hand words: a word's keys are the word with
-exactly one of its apostrophes left out. Pairs that change nothing, and those with capitals, which never meet a
-lower-cased text, are not kept. The exception, "somebody'd", loses its apostrophe: a slip in the original that scores
-depend on.
+exactly one of its apostrophes left out. Pairs that change nothing are not kept, nor those with capitals, which never
+match a lower-cased text. The exception, "somebody'd", loses its apostrophe: a slip in the original that scores depend
+on.
 """
 
 from __future__ import annotations

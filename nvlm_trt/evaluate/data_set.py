@@ -41,7 +41,7 @@ class DataSet:
                     yield sample, name
 
     def digest(self) -> str:
-        """Of everything that is asked and judged by, in order; of pictures their names."""
+        """A hash of everything that is asked and judged by, in order; of pictures their names."""
         content = [[one.sample_id, one.prompt, one.pictures, dict(one.fields)] for one in self.samples]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -53,7 +53,7 @@ def read_data_set(
 
     Pictures lie below ``pictures``, or below ``folder``, its ``images`` or the task's usual folders.
 
-    Raises ``UsageError``: E-EVAL-MISSING without a file, E-EVAL-DATA for a record that cannot be meant.
+    Raises ``UsageError``: E-EVAL-MISSING without a file, E-EVAL-DATA for an invalid record.
     """
     if not folder.is_dir():
         raise missing_data(f"There is no folder {folder.name!r}.", "Name the data set's folder with --data.")
@@ -75,7 +75,7 @@ def read_data_set(
 
 
 def partition(samples: Sequence[Sample], number: int, count: int) -> Sequence[Sample]:
-    """Part ``number`` of ``count``, cut where the reference cuts: at the whole parts of equal steps."""
+    """Part ``number`` of ``count``, cut where the reference cuts: at the integer parts of equal steps."""
     return samples[len(samples) * number // count : len(samples) * (number + 1) // count]
 
 

@@ -1,6 +1,6 @@
-"""MathVista's free-form answers: equal after normalisation and a cut to two decimals.
+"""MathVista's free-form answers: equal after normalisation and truncation to two decimals.
 
-The reference cuts ("0.999" is "0.99"), and fails on an empty answer; here that one is wrong. Strict rounds, keeps
+The reference truncates ("0.999" is "0.99"), and fails on an empty answer; here that one is wrong. Strict rounds, keeps
 signs, and compares numbers as numbers.
 """
 

@@ -1,4 +1,6 @@
-"""OCRBench: is the text in the answer? Case does not count, line ends are blanks; HME100k's formulas lose blanks."""
+"""OCRBench: is the text in the answer? Case is ignored and line ends are blanks; blanks in HME100k's formulas are
+removed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ _FORMULAS = "HME100k"
 
 
 def ocr_hits(answer: str, truths: Sequence[str], dataset: str, *, strict: bool = False) -> float:
-    """How many of ``truths`` the answer holds: the reference goes on after a hit. Strict, one at most."""
+    """How many of ``truths`` the answer contains: the reference continues after a hit. Strict counts one at most."""
     plain = _formula if dataset == _FORMULAS else _words
     hits = sum(plain(truth) in plain(answer) for truth in truths)
     return float(min(hits, 1) if strict else hits)

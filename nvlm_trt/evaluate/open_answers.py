@@ -1,9 +1,9 @@
 """MMMU's open questions: what in a free answer may be its point, and whether the truth is in it.
 
-Of every line the shortest tail after a key phrase is taken ("so the result is 5" gives "5"); only in the last line "="
-is one too. If no line has one, the whole answer stands. Numbers in the tails are read as well. The benchmark means to
-look at sentences; but it lower-cases first and then splits where a capital follows, so it sees lines. Kept so in both
-readings: nothing else was ever measured.
+From every line the shortest tail after a key phrase is taken ("so the result is 5" gives "5"); only in the last line
+does "=" count as one too. If no line has one, the whole answer is used. Numbers in the tails are read as well. The
+benchmark means to look at sentences, but it lower-cases first and then splits where a capital follows, so it sees
+lines. Both readings keep that: nothing else was ever measured.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A run's answers on disk: one JSON object a line, appended as they come, under the reference's name and keys.
 
-A process can die in the middle of a line; whoever opens the file next cuts that line off. Lines come in the order of
-answering; ``finish`` puts them into the data set's, so that a run that was interrupted leaves the same bytes as one
-that was not.
+A process can die in the middle of a line, so the next one that opens the file cuts that line off. Lines come in the
+order of answering; ``finish`` puts them into the data set's, so that a run that was interrupted leaves the same bytes
+as one that was not.
 """
 
 from __future__ import annotations

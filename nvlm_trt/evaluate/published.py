@@ -1,4 +1,4 @@
-"""What was published: the tables of NVLM's model cards and paper, to stand beside a run."""
+"""Published results: the tables of NVLM's model cards and paper, to compare a run with."""
 
 from __future__ import annotations
 

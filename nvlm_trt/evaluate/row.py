@@ -1,4 +1,4 @@
-"""One record of a data set, read key by key; what cannot be meant is named by file, record and key."""
+"""One record of a data set, read key by key; an invalid value is named by file, record and key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of a metric's readings to use: the reference's, accidents included, or what its definition means."""
+"""Which of a metric's readings to use: the reference's, accidents included, or the one its definition means."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Ask a server every question of a data set, and keep the answers.
+"""Asks a server every question of a data set, and keeps the answers.
 
-Three things can go wrong with a question, and none of them goes unseen. A picture that is missing, or a request that
-the server's models refuse, is a record with the error's code under ``error``; it scores nothing, is counted, and is
-asked again when the run is repeated. A full server is asked again later. A server that fails ends the run; what was
-answered stays, and the same command goes on from there.
+Three things can go wrong with a question, and each is visible. A picture that is missing, or a request that the
+server's models refuse, becomes a record with the error's code under ``error``; it scores nothing, is counted, and is
+asked again when the run is repeated. If the server is full the question is asked again later. A server that fails ends
+the run; the answers so far are kept, and the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def run(task: Task, data: DataSet, url: str, out: Path, options: RunOptions, rep
 
 
 def _kept(file: OutputFile, samples: Sequence[Sample]) -> dict[int | str, dict[str, Any]]:
-    """Answers there already; those with an error are asked again."""
+    """The answers that are there already; those with an error are asked again."""
     prompts = {sample.sample_id: sample.prompt for sample in samples}
     kept: dict[int | str, dict[str, Any]] = {}
     for record in file.records:

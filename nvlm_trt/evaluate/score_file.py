@@ -1,4 +1,4 @@
-"""What ``eval score --json`` printed, read again."""
+"""Reads what ``eval score --json`` printed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PublishedScore(Form):
 
 
 class ScoreFile(Form):
-    """As ``scoring.Score``; ``deployment`` is what answered, where the run was told."""
+    """As ``scoring.Score``; ``deployment`` is what answered, if the run was told."""
 
     format: Literal[1]
     task: str

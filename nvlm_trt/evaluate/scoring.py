@@ -1,4 +1,4 @@
-"""From a run's files, ours or the reference scripts', to figures."""
+"""Scores a run's files, ours or the reference scripts'."""
 
 from __future__ import annotations
 

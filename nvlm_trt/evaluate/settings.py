@@ -1,4 +1,6 @@
-"""What an answer depends on besides the server: kept beside a run's files, so that no run goes on with others."""
+"""What an answer depends on besides the server: kept beside a run's files, so that no run continues with other
+settings.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ def settings_file(out: Path, task: str) -> Path:
 
 
 def keep_settings(out: Path, settings: RunSettings) -> None:
-    """Write them, or compare with those of the run that is gone on with. Raises ``UsageError`` E-EVAL-MIXED."""
+    """Write them, or compare them with those of the run that is continued. Raises ``UsageError`` E-EVAL-MIXED."""
     now = {key: value for key, value in asdict(settings).items() if value not in ("", None)}
     keep_values(settings_file(out, settings.task), now)
 

@@ -1,6 +1,6 @@
-"""A benchmark as data: where its questions are, how they are put, how answers are judged.
+"""A benchmark as data: where its questions are, how they are asked, how answers are judged.
 
-One module in ``tasks/`` makes one. Nothing else knows a benchmark by name.
+Each module in ``tasks/`` defines one. Nothing else knows a benchmark by name.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The text normalisation of the VQA metric, on which eight of the ten tasks stand.
+"""The text normalisation of the VQA metric, which eight of the ten tasks use.
 
-Source: the public VQA evaluation as OpenFlamingo carries it. Three of its ways are accidents, and a score that is to be
-compared with published ones needs them all; ``strict`` mends them:
+Source: the public VQA evaluation as OpenFlamingo carries it. Three of its behaviours are accidents, and a score that is
+to be compared with published ones needs them all; ``strict`` corrects them:
 
-* A mark goes without a trace if it stands next to a blank *anywhere* in the text, or if the text has a number with a
-  comma; else it becomes a blank. So "-5" is "5". Strict keeps the sign of a number.
+* A mark is removed if it stands next to a blank *anywhere* in the text, or if the text has a number with a comma;
+  otherwise it becomes a blank. So "-5" is "5". Strict keeps the sign of a number.
 * At most 32 periods are removed: a flag was passed where ``re.sub`` takes a count. Strict has no limit.
 * "A" is an article, so the option "A" becomes nothing. Strict keeps articles in a text that is nothing else.
 """

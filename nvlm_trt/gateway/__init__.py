@@ -1,4 +1,4 @@
-"""The OpenAI-compatible HTTP door in front of a server's ensemble. See docs/gateway.md."""
+"""OpenAI's HTTP API in front of a server's ensemble. See docs/gateway.md."""
 
 from __future__ import annotations
 

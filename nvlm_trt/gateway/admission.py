@@ -1,8 +1,8 @@
-"""Who is answered now, who waits, and who is turned away.
+"""Which requests are answered now, which wait, and which are refused.
 
-Slots are counted in answers and given in the order of arrival. A slot comes back when the server is done with the
-answer, not when its client has gone. Who would wait in vain is turned away at once: while all slots are taken, the pace
-at which they come back says how long the queue takes.
+Slots are counted in answers and given in the order of arrival. A slot is free again when the server is done with the
+answer, not when its client has gone. A request that would wait in vain is refused at once: while all slots are taken,
+the pace at which they come back says how long the queue takes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Admission:
         return sum(count for count, _ in self._queue)
 
     def check_room(self, count: int = 1) -> None:
-        """Raises ``OverloadedError`` E-BUSY-DOOR where ``take`` would at once."""
+        """Raises ``OverloadedError`` E-BUSY-DOOR where ``take`` would raise it at once."""
         if not self._queue and self._free >= count:
             return
         if self.waiting + count > self._max_waiting:
@@ -76,7 +76,7 @@ class Admission:
         self._serve()
 
     def _expected_s(self, count: int) -> float:
-        """How long a newcomer would wait; 0 while nothing is known."""
+        """How long a new request would wait; 0 while nothing is known."""
         if len(self._given_s) < _LEAST_FOR_PACE:
             return 0.0
         seconds = time.monotonic() - self._given_s[0]

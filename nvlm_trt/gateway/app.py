@@ -1,4 +1,4 @@
-"""The gateway's paths, and what stands in front of them: keys, and other sites' pages."""
+"""The gateway's paths, and the checks in front of them: keys, and other sites' pages."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class _Made:
 
 
 class _Lock:
-    """Lets through who has one of ``keys``."""
+    """Lets requests through that have one of ``keys``."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], limits: Limits) -> None:
         self._app = app
@@ -164,7 +164,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:
-    """For Starlette's own refusals: no such path, or another method."""
+    """The answer for Starlette's own refusals: no such path, or another method."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         return _respond(Refusal("E-DOOR-METHOD", "The path is served, by another method.", _PATHS, status=405))
@@ -172,5 +172,5 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
-    """Starlette raises it again afterwards, so that it comes into the log."""
+    """Starlette raises the error again afterwards, so that it is logged."""
     return _respond(ServerError("E-SERVER-INTERNAL", "The gateway failed to answer.", "Its log says why."))

@@ -1,7 +1,8 @@
 """The ensemble as the gateway uses it: pieces of an answer with the reason it ended, and whether it lives.
 
-The ensemble does not say why an answer ended. No stop words are sent to the decoder and it does not count the token
-that ends an answer; so one that has all tokens it may have was cut at its length, and any other ended by itself.
+The ensemble does not say why an answer ended. The gateway sends no stop words to the decoder, which does not count the
+token that ends an answer. So an answer with all the tokens it may have was cut at its length, and any other ended by
+itself.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Backend:
         return self.client.ask(request.ensemble_inputs(choice, uris), request_id, parameters=trace)
 
     def measure(self, request: ChatRequest, uris: list[str], request_id: str) -> asyncio.Task[PromptFacts]:
-        """What the first choice's prompt would cost. The task ends by itself, also when nobody waits for it."""
+        """What the first choice's prompt would cost. The task ends by itself, even when nobody waits for it."""
         return self.client.run(self.client.measure(request.ensemble_inputs(0, uris), request_id))
 
     async def max_seq_len(self) -> int:
@@ -71,7 +72,7 @@ class Backend:
     async def check(self) -> None:
         """Have the whole ensemble answer a question of one token, unless an answer began within the last second.
 
-        Raises what it failed of. A decoder too busy to take the question lives.
+        Raises the error that it failed with. A decoder that is too busy to take the question counts as alive.
         """
         if time.monotonic() - self._begun_s < _FRESH_S:
             return

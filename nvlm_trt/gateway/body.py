@@ -1,4 +1,4 @@
-"""A request's body, counted while it comes in: how large, how slow, and how much of all bodies together."""
+"""A request's body, measured while it comes in: how large, how slow, and how much of all bodies together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DISCARD_S = 2.0
 
 
 class ClientGone(Exception):
-    """Nobody is there to be answered."""
+    """The client has left, so nobody reads the answer."""
 
 
 class HeldBytes:
@@ -71,8 +71,8 @@ async def read_body(receive: Receive, limits: Limits, held: Held) -> bytes:
 
 
 async def discard_body(receive: Receive, limits: Limits) -> None:
-    """Read on for a moment and throw it away: who is still sending when the connection closes may never see the answer
-    that was sent before."""
+    """Read on for a moment and discard it: a client that is still sending when the connection closes may never see the
+    answer that was sent before."""
     with suppress(TimeoutError, ClientGone):
         async with asyncio.timeout(min(_DISCARD_S, limits.body_s)):
             size, more = 0, True

@@ -1,7 +1,7 @@
-"""One request on its way through the gateway: by which ids it is known, what it holds, how far its choices have come.
+"""One request in the gateway: its ids, what it holds, how far its choices have come.
 
-A client may name its request in ``x-request-id``. Two clients may give the same name, so the server's side knows the
-request by that name and an id made here behind it: one stop ends one request, and one search finds all its lines.
+A client may name its request in ``x-request-id``. Two clients may give the same name, so the server's side uses that
+name with an id made here behind it: one stop ends one request, and one search finds all its lines.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Call:
 
     @property
     def trace(self) -> Mapping[str, str]:
-        """What a part of the server needs to hang its spans below this request's."""
+        """What a part of the server needs to attach its spans to this request's."""
         return {} if self.span is None else self.span.headers
 
     def choice(self, number: int) -> Choice:

@@ -1,4 +1,4 @@
-"""What the gateway tells of a call in the request log and in its trace."""
+"""What the gateway records of a call in the request log and in its trace."""
 
 from __future__ import annotations
 

@@ -102,8 +102,8 @@ def _usage(choices: Sequence[Choice]) -> dict[str, int]:
 
 
 def _log_prob_entries(piece: Piece) -> list[dict[str, Any]]:
-    """An entry for each token. The text of a response stands with its first: where the decoder sends several tokens in
-    one, nothing tells whose is which; a token that ends inside a character has none until the rest has come."""
+    """An entry for each token. The text of a response goes to its first token: where the decoder sends several tokens
+    in one, nothing says which text is whose. A token that ends inside a character has none until the rest has come."""
     texts = [piece.token_text] + [""] * len(piece.log_probs)
     return [
         {"token": text, "logprob": log_prob, "bytes": list(text.encode()), "top_logprobs": []}

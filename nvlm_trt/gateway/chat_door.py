@@ -1,8 +1,8 @@
-"""A path that takes a chat request: from the first byte of the body to whatever ends the answer.
+"""A path that takes a chat request, from the first byte of the body to the end of the answer.
 
-Cheap checks come first: room, then the body's size and form, then its parameters; only then does the answerer fetch
-pictures, wait for a turn and ask the server. Nothing is sent before it has something to send, so that errors have their
-status.
+Cheap checks come first: room, then the body's size and form, then its parameters. Only then does the answerer fetch
+pictures, wait for a slot and ask the server. Nothing is sent before there is something to send, so that errors have
+their status.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class Answerer(Protocol):
-    """Whoever answers at a path. ``ended`` is told each call's status, 499 for a client that left."""
+    """Answers the requests at a path. ``ended`` gets each call's status, 499 for a client that left."""
 
     def begun(self, call: Call, headers: Sequence[tuple[bytes, bytes]]) -> None: ...
 
@@ -109,7 +109,7 @@ class ChatDoor:
 
 
 def _check_json(scope: MutableMapping[str, Any]) -> None:
-    """A page of another site can have a browser send texts and forms without asking, but not JSON."""
+    """A page of another site can make a browser send texts and forms without asking, but not JSON."""
     kinds = [value for name, value in scope["headers"] if name == b"content-type"]
     if len(kinds) != 1 or kinds[0].split(b";")[0].strip().lower() != b"application/json":
         raise Refusal("E-DOOR-TYPE", "The body is not application/json.", "Set content-type.", status=415)

@@ -1,8 +1,8 @@
-"""OpenAI's ``messages``, checked, as the ensemble's conversation and the pictures in it.
+"""OpenAI's ``messages``, checked, as the ensemble's conversation and its pictures.
 
-Pictures of a message stand in front of its text, each on its own line, as the release puts them and the model was
-trained; only where a message has text before and after a picture is its own order kept. ``detail`` "low" is one tile;
-"high" and "auto" are as many as the model takes.
+Pictures of a message go in front of its text, each on its own line, as the release puts them and the model was trained;
+only where a message has text before and after a picture is its own order kept. ``detail`` "low" is one tile; "high" and
+"auto" are as many as the model takes.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A chat completion as it was asked for, checked once.
+"""A chat completion's parameters, checked once.
 
-Ranges are the ensemble's own. What OpenAI's interface has and this model has not is refused by name, except with the
-value that asks for nothing; a parameter that is accepted and ignored would be a lie about the answer.
+Ranges are the ensemble's own. What OpenAI's API has and this model has not is refused by name, except with the value
+that asks for nothing; a parameter that is accepted and ignored would be a lie about the answer.
 
-Nothing asked, an answer is greedy, as the release's is. A ``temperature`` or ``top_p`` samples, 1 included, which the
-ensemble alone would take for nothing said. A sampled answer without a ``seed`` is drawn anew each time.
+By default an answer is greedy, as the release's is. A ``temperature`` or ``top_p`` samples, even 1, which the ensemble
+alone would treat as not set. A sampled answer without a ``seed`` is drawn anew each time.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class ChatRequest:
         return self.messages.pictures
 
     def without_messages(self) -> ChatRequest:
-        """What is needed of it while it is answered."""
+        """The part that is needed while the request is answered."""
         return replace(self, messages=Messages((), ()))
 
     @property
     def ensemble_streams(self) -> bool:
-        """Token by token also where the client wants it whole, if somebody has to look at each."""
+        """Token by token even where the client wants the whole answer, if somebody has to look at each token."""
         return self.stream or self.log_probs or bool(self.stop)
 
     def ensemble_inputs(self, choice: int, uris: list[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """POST /v1/chat/completions: an answer, whole or token by token.
 
-However a request ends, the server is told to stop what it still does for it.
+However a request ends, the server is told to stop whatever it still does for it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Completions:
 async def _send_stream(
     pieces: AsyncIterator[tuple[int, Piece]], choices: int, shape: Shape, call: Call, reply: Reply
 ) -> None:
-    """What is known at the same moment leaves in one write: each costs both sides as much as making the event does."""
+    """Events known at the same moment leave in one write: a write costs both sides as much as making an event does."""
     opened: set[int] = set()
     unfinished = choices
     async for number, piece in pieces:

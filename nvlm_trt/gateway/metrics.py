@@ -1,4 +1,4 @@
-"""The gateway's own figures, under the names that users of vLLM and NIM look for."""
+"""The gateway's own metrics, under the names that users of vLLM and NIM look for."""
 
 from __future__ import annotations
 

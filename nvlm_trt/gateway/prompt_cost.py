@@ -1,7 +1,7 @@
 """POST /v1/chat/prompt: what the same body would cost at /v1/chat/completions, without asking the model.
 
-The ensemble's own preprocessing reads the request and says so: grids and tokens are those of the answer, by the same
-code. Only the tiles are not sent here.
+The ensemble's own preprocessing reads the request, so grids and tokens are those of the answer, by the same code. Only
+the tiles are not sent here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["PromptCost"]
 
 
 class PromptCost:
-    """An ``Answerer``, whose calls are in no figure: they are questions about a question."""
+    """An ``Answerer`` whose calls count in no metric, because they only ask what a question costs."""
 
     def __init__(self, backend: Backend, admission: Admission, fetcher: Fetcher) -> None:
         self._backend = backend
@@ -71,5 +71,5 @@ def _json(facts: PromptFacts, max_model_len: int) -> dict[str, Any]:
 
 
 def _num_tiles(cols: int, rows: int) -> int:
-    """A grid of several tiles has a thumbnail behind it: preprocessing serves no model without."""
+    """A grid of several tiles has a thumbnail behind it: preprocessing serves no model without one."""
     return cols * rows + (cols * rows > 1)

@@ -1,7 +1,7 @@
-"""HTTP/1.1 by uvicorn over h11, and a deadline that uvicorn does not have: for the head of a request.
+"""HTTP/1.1 by uvicorn over h11, with a deadline that uvicorn does not have: for the head of a request.
 
 Without it, a client that sends a head letter by letter, or none at all, keeps its connection for ever. h11 bounds the
-size of a head and of a chunk's, and refuses what is not HTTP, two lengths that differ among it.
+size of a head and of a chunk's, and refuses what is not HTTP, including two lengths that differ.
 """
 
 from __future__ import annotations

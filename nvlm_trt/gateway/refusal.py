@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them: ``{"error": {"message", "type", "param", "code"}}`` and a status."""
+"""Errors in the form that OpenAI's clients read: ``{"error": {"message", "type", "param", "code"}}`` and a status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _RETRY_AFTER_S = 1
 
 
 class Refusal(RequestError):
-    """A refusal of the gateway's own: ``param`` is what in the body it is about, ``status`` if it is not 400."""
+    """A refusal of the gateway's own: ``param`` is the part of the body it is about, ``status`` is given if it is not
+    400."""
 
     def __init__(self, code: str, what: str, fix: str = "", *, param: str | None = None, status: int = 400) -> None:
         super().__init__(code, what, fix)
@@ -25,7 +26,7 @@ class Refusal(RequestError):
 
 @contextmanager
 def about(param: str) -> Iterator[None]:
-    """Say of errors of the request from inside which parameter they are about."""
+    """Add to errors raised inside which parameter of the request they are about."""
     try:
         yield
     except Refusal:
@@ -41,8 +42,8 @@ def no_such_model(name: str) -> Refusal:
 
 
 def error_status(error: NvlmError) -> int:
-    """Overload is 429 here, not 503, as OpenAI has it; but a server that is about to end, and an answer ended by the
-    server's side, are 503: the first for balancers, which then ask another, the second instead of the client's 499.
+    """Overload is 429 here, not 503, as at OpenAI. Two cases are 503: a server that is about to end, so that balancers
+    ask another, and an answer ended by the server's side, instead of the client's 499.
 
     OpenAI's clients try again after both.
     """

@@ -1,4 +1,6 @@
-"""The way back to one client: a status, then a body at once or event by event. One that reads nothing has left."""
+"""The way back to one client: a status, then a body at once or event by event. A client that reads nothing counts as
+gone.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ class Reply:
         await self._whole(error_status(error), error_body(error), headers, rest)
 
     def add_event(self, data: Mapping[str, Any]) -> None:
-        """To leave with the next ``send_events``."""
+        """Queue an event for the next ``send_events``."""
         self._unsent += sse(data)
 
     async def send_events(self) -> None:

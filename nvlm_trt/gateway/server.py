@@ -78,7 +78,7 @@ class GatewayServer:
 
     @property
     def url(self) -> str:
-        """Without the path ``/v1`` that OpenAI's clients want behind it."""
+        """Without the path ``/v1`` that OpenAI's clients expect behind it."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{self._scheme}://{host}:{self._port}"
 

@@ -1,7 +1,8 @@
 """Where an answer stops for one of its client's words.
 
-The decoder looks for tokens, and a word is other tokens in the middle of a text than alone. Here the text is looked at:
-what could be the beginning of a word is held back until it is one or is none, so that no part of one is ever sent.
+The decoder looks for tokens, and a word has other tokens in the middle of a text than alone. Here the text is searched:
+what could be the beginning of a word is held back until it is one or cannot become one, so that no part of one is ever
+sent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Coroutines in company: several streams as one, and work that ends when its client leaves."""
+"""Concurrent coroutines: several streams merged into one, and work that ends when its client leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How pictures of strangers come in: data URIs, and addresses of hosts that were listed.
+"""How strangers' pictures come in: as data URIs, or from hosts on an allow list.
 
 Checks are functions of values; only ``fetch`` touches the network. None decodes a pixel: that is preprocessing's work,
 by its rule and within its bounds, whichever way a picture came.

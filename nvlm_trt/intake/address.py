@@ -1,7 +1,7 @@
 """Which addresses a picture may be fetched from: public ones, and nothing that stands for another address.
 
-The blocks are spelt out from IANA's registries of special-purpose addresses (RFC 6890 and what was added since).
-Python's ``is_global`` answers by the patch release one happens to run: 3.11.7 calls 192.0.0.8 and 3fff::/20 global.
+The blocks are listed from IANA's registries of special-purpose addresses (RFC 6890 and what was added since). Python's
+``is_global`` depends on the patch release in use: 3.11.7 calls 192.0.0.8 and 3fff::/20 global.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _SPECIAL_V6 = tuple(
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether ``address`` is one of the open internet."""
+    """Whether ``address`` is on the public internet."""
     if isinstance(address, IPv4Address):
         return not any(address in block for block in _SPECIAL_V4)
     return address in _GLOBAL_V6 and address.scope_id is None and not any(address in block for block in _SPECIAL_V6)

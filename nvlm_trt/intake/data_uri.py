@@ -1,8 +1,8 @@
 """Data URIs, read strictly: ``data:TYPE;base64,`` and one unbroken padded base64.
 
-The ensemble's own reader is as lenient as browsers are. At the public door a form that two readers could take for two
-things is refused instead. The media type must be one of a list, and so must the content, told from its bytes; they may
-differ, because clients that write ``image/jpeg`` in front of a PNG are many, and nothing is chosen by the type.
+The ensemble's own reader is as lenient as browsers are. At the public door a form that two readers could understand
+differently is refused instead. The media type must be on a list, and so must the content, told from its bytes. They may
+differ, because many clients write ``image/jpeg`` in front of a PNG, and nothing is chosen by the type.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Fetch one picture from a listed host, without letting anybody choose where the connection goes.
+"""Fetches one picture from a listed host, without letting anybody choose where the connection goes.
 
-A name is resolved once, every address it has is checked, and the connection goes to one of these very addresses: a name
-that changes its answer between check and use changes nothing. TLS still checks the certificate against the name.
+A name is resolved once, every address it has is checked, and the connection goes to one of these very addresses, so a
+name that changes its answer between check and use changes nothing. TLS still checks the certificate against the name.
 Redirects are not followed, because they are somebody else's choice of an address. Bytes and time are bounded.
 """
 

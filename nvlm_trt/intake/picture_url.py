@@ -1,8 +1,8 @@
-"""Addresses of pictures, read strictly: https, a listed name, and nothing a second reader could take for another.
+"""Addresses of pictures, read strictly: https, a listed name, and nothing a second reader could understand differently.
 
-Readers of URLs disagree about user names, back slashes, control characters, percent signs in hosts, and numbers that
-some resolvers take for addresses (``0x7f.1``, ``2130706433``). None of it is ever in the address of a picture, so none
-is read: a host is a name of at least two labels, the last of which is no number.
+Readers of URLs disagree about user names, backslashes, control characters, percent signs in hosts, and numbers that
+some resolvers take for addresses (``0x7f.1``, ``2130706433``). None of these ever occurs in a picture's address, so
+none is accepted: a host is a name of at least two labels, the last of which is not a number.
 """
 
 from __future__ import annotations
