@@ -4,7 +4,7 @@
 
 Every request has its own random prompt; all requests of a point start together, and a point is repeated. Before
 anything is timed each prompt is answered alone, and every timed answer must equal that one token for token: a fast
-wrong engine prints no figures. Beside the rate stands what the engine adds to the model: a step less time in the
+wrong engine prints no figures. Beside the rate stands what the engine adds to the model: a step minus the time in the
 runner.
 """
 

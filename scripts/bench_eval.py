@@ -1,10 +1,10 @@
-"""What the accuracy harness costs beside a bare loop of clients over the same questions.
+"""The cost of the accuracy harness, beside a bare loop of clients over the same questions.
 
     python scripts/bench_eval.py DIR [--questions 400] [--concurrency 8] [--repeats 5]
 
-DIR is a deployment. Both ask the same short questions about one picture of the same server, as many at once; the bare
-loop keeps answers in a list, the harness reads a data set and writes a run's files. Rounds alternate, and the answers
-of both must be the same. The ratio is questions a second of the harness over those of the loop.
+DIR is a deployment. Both ask one server the same short questions about one picture, equally many at once. The bare loop
+keeps answers in a list; the harness reads a data set and writes a run's files. Rounds alternate, and both must get the
+same answers. The ratio is questions a second of the harness over those of the loop.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What the latency harness costs beside a bare loop of clients that sends the same and keeps nothing.
+"""The cost of the latency harness, beside a bare loop of clients that sends the same and keeps nothing.
 
     python scripts/bench_load.py DIR [--clients 8] [--requests 400] [--rounds 5]
 
-First on a trivial server, a process that answers every request at once with 64 events: there the harness's own work is
-all there is to see. Then on the deployment in DIR, over gRPC, as it is used. The bare loop over HTTP is sockets and
-lines; over gRPC it is the generated stub. The harness records every piece, and writes every request to its file. Rounds
+First on a trivial server, a process that answers every request at once with 64 events, so that only the harness's own
+work is measured. Then on the deployment in DIR, over gRPC, as it is used. The bare loop over HTTP is sockets and lines;
+over gRPC it is the generated stub. The harness records every piece, and writes every request to its file. Rounds
 alternate, and the texts of both must be the same. Rates are requests a second; cores are the client's processor time.
 """
 

@@ -2,9 +2,9 @@
 
     python scripts/bench_scheduling.py
 
-The model answers from the last id and its position, so every answer is checked and none takes time: what is left of a
-step is the engine's own, from planning to the listeners. The second table has a real use in it: questions about
-pictures of 1,827 positions, asked all at once, of pools of equal memory.
+The model answers from the last id and its position, so every answer is checked and none takes time; the rest of a step
+is the engine's own, from planning to the listeners. The second table measures a real use: questions about pictures of
+1,827 positions, asked all at once, of pools of equal memory.
 """
 
 from __future__ import annotations

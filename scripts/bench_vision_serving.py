@@ -4,9 +4,9 @@
 
 Three servers run over copies of the model repository of the deployment DIR, and are measured in turn: calls shared and
 not shared, both without the cache of embeddings, and the cache alone, with tiles it has seen. Closed loop: each client
-sends its next request when it has the answer. No tile is sent by two clients, so neither cache nor requests under way
-answer in the engine's stead. Every answer is held against the same request's answer alone, from the server that shares
-nothing; one that differs ends the run with exit 1.
+sends its next request when it has the answer. No two clients send the same tile, so neither the cache nor requests in
+progress can answer instead of the engine. Every answer is compared with the same request's answer alone, from the
+server that shares nothing; one that differs ends the run with exit 1.
 """
 
 from __future__ import annotations

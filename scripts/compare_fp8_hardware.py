@@ -1,4 +1,4 @@
-"""Hold the decoder's FP8 arithmetic against a device's own, layer by layer.
+"""Compares the decoder's FP8 arithmetic with a device's own, layer by layer.
 
     python scripts/compare_fp8_hardware.py DIR/decoder/checkpoint [--device cuda] [--tokens 256]
 
@@ -6,15 +6,16 @@ The embedded engine, the reference and TensorRT-LLM compute a linear as
 
     (e4m3(x / x_scale) @ stored.T) * x_scale * w_scale
 
-Quantising is the same everywhere, and a product of two e4m3 numbers is exact in float32. What may differ is the sum:
+Quantising is the same everywhere, and a product of two e4m3 numbers is exact in float32. Only the sum may differ:
 Hopper's FP8 tensor cores align the products of a block to its largest and keep about 14 bits below it before they add
-into float32 (seen by several who measured it; not specified). So the error of one output is bounded by the size of
+into float32 (several people measured this; it is not specified). So the error of one output is bounded by the size of
 what was summed, not by the output, which may have cancelled:
 
     |device - exact| <= 2^-12 * sum(|x| * |w|)        exact: the same sum in float64
 
-2^-12 leaves a factor of four over one truncation at 14 bits; a wrong scale, layout or rounding breaks it at once. The
-inputs are what a prompt of random ids gives each layer when the layers before it were exact: errors do not pile up.
+2^-12 leaves a factor of four over one truncation at 14 bits; a wrong scale, layout or rounding exceeds it at once. The
+inputs are what a prompt of random ids gives each layer when the layers before it were exact, so errors do not
+accumulate.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The whole main job on this machine: a small checkpoint that can read, a build, a Triton server, what a sign says.
 
-Runs the very commands a person would type and shows them. Everything lands in ``demo/``; a second run finds the build
-there. Nothing keeps running afterwards.
+It runs the commands a person would type and shows them. Everything goes to ``demo/``, where a second run finds the
+build. Nothing keeps running afterwards.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draw docs/page.png: the gateway's page with a picture and its answer, by the model that ships, in a real Chromium.
 
-python scripts/draw_page.py [--picture FILE] [--question TEXT] [--width PIXELS] [--dark] [-o FILE]
+    python scripts/draw_page.py [--picture FILE] [--question TEXT] [--width PIXELS] [--dark] [-o FILE]
 
 Only the times in the picture differ from one run to the next.
 """

@@ -5,8 +5,8 @@
     python scripts/evaluate_mini.py OUT/checkpoint --view "no tags"   # of a model that was trained with that view
 
 It builds a deployment of the embedded engines and asks the same questions of its FP8 decoder and of the checkpoint's
-own bfloat16 values: whole, and of FP8 also without tile tags and with nothing but the thumbnail. Intervals are 95 % of
-2,000 bootstrap samples of the pictures; that of FP8's cost is paired.
+own bfloat16 values; of FP8 also without tile tags and with only the thumbnail. Intervals are 95 % of 2,000 bootstrap
+samples of the pictures; that of FP8's cost is paired.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def _read_line(file: Path, number: int, line: str) -> CalibrationPrompt:
         raise refused(file, number, f"has the unknown key {unknown[0]!r}")
     images = data.get("images", [])
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
-        raise refused(file, number, 'has "images" that are no list of file names')
+        raise refused(file, number, 'has "images" that are not a list of file names')
     paths = tuple(file.parent / image for image in images)
     for image, path in zip(images, paths, strict=True):
         if not path.is_file():

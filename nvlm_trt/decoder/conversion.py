@@ -207,7 +207,7 @@ def _check_calibration(checkpoint: Checkpoint, calibration: Calibration | None, 
         raise ArtefactError(
             "E-ARTEFACT-CALIBRATION",
             f"The calibration {seen}; the decoder has {num_layers} layers.",
-            "Calibrate this checkpoint anew.",
+            "Calibrate this checkpoint again.",
         )
 
 

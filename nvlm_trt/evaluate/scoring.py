@@ -182,7 +182,7 @@ def _check(task: Task, record: Record, file: str, line: int) -> None:
         raise bad_output(file, line, f'"{task.answer_key}" is not a text')
     truths = record.get("gt_answer", record.get("ground_truth"))
     if not isinstance(truths, str) and not _texts(truths):
-        raise bad_output(file, line, "its right answers are no list of texts")
+        raise bad_output(file, line, "its right answers are not a list of texts")
 
 
 def _texts(value: Any) -> bool:

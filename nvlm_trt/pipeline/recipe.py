@@ -188,7 +188,7 @@ class RecipeDraft(_RecipeSections):
         if decoder.engine == "tensorrt_llm" and (self.container is None or self.gpu is None):
             raise ValueError("a tensorrt_llm decoder needs a [gpu] and a [container] section")
         if decoder.engine == "tensorrt_llm" and decoder.runner != "cpu":
-            raise ValueError("decoder.runner is of the embedded engine; TensorRT-LLM has its own")
+            raise ValueError("decoder.runner applies to the embedded engine only; TensorRT-LLM has its own")
         if decoder.engine == "embedded" and decoder.runner != "torch" and decoder.tp not in (1, "auto"):
             raise ValueError('the embedded decoder reads checkpoints with tp = 1; with runner = "torch", any')
         if decoder.engine == "embedded" and decoder.pp != 1:

@@ -245,7 +245,7 @@ UNSUPPORTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "length_penalty": ((0, 1), _BEAMS),
     "num_return_sequences": ((1,), "is not offered: one answer a request"),
     "decoder_text_input": (("", b""), "belongs to encoder-decoder models"),
-    "exclude_input_in_output": ((True,), "cannot be off: the prompt holds image rows, which are no text"),
+    "exclude_input_in_output": ((True,), "cannot be off: the prompt holds image rows, which are not text"),
     "return_context_logits": ((False,), _LOGITS),
     "return_generation_logits": ((False,), _LOGITS),
     "return_perf_metrics": ((False,), _COUNTS),

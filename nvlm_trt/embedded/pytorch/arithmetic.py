@@ -1,4 +1,4 @@
-"""In what numbers the torch runner computes."""
+"""The number formats that the torch runner computes in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ __all__ = ["DEFAULT_ARITHMETIC", "Arithmetic"]
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """``dtype`` None is the checkpoint's on CUDA and float32 on the CPU. ``fp8`` None: by hardware where there is any.
+    """``dtype`` None is the checkpoint's on CUDA and float32 on the CPU. ``fp8`` None uses FP8 hardware where there is
+    any.
 
     Without ``quantize_activations`` only weights are FP8, and no product is done by FP8 hardware.
     """

@@ -1,9 +1,9 @@
-"""A step of generation at fixed batch sizes, captured once on CUDA and replayed ever after.
+"""A step of generation at fixed batch sizes, captured once on CUDA and replayed from then on.
 
 A step launches some nine hundred kernels, each a few microseconds of the host's time: more than a small batch takes on
 the device. So each size of 1, 2, 4, 8, ... is captured as a CUDA graph over the same buffers: ids, lengths and tables
-in, logits out. A step writes the buffers and replays the smallest graph that is large enough. Rows that are left over
-have length 0 and write to a block of their own that nobody reads. On the CPU the same code runs without capture.
+in, logits out. A step writes the buffers and replays the smallest graph that is large enough. Padding rows have length
+0 and write to a block of their own that nobody reads. On the CPU the same code runs without capture.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Forward = Callable[[Tensor, Step], Tensor]
 
 
 class DecodeBatch:
-    """``width`` is the most blocks of a sequence, ``spare_block`` the one for rows that are left over. What is to be
-    captured may not look at a value on the host.
+    """``width`` is the most blocks of a sequence, ``spare_block`` the one for padding rows. What is captured must not
+    read a value on the host.
     """
 
     def __init__(

@@ -3,9 +3,9 @@
     rows ─► (norm ─► qkv ─► rotate, store ─► attend ─► dense ─► + norm ─► fc_gate ─► gated ─► proj ─► +) per layer
          ─► norm ─► logits
 
-The residual is added by the norm that reads it, and each operation rounds to what the next linear wants, so a layer is
-four matrix products and five or six small operations between them. ``dense`` and ``proj`` leave a part of a sum on
-each rank; everything else needs no other rank, but for the embedding, where the checkpoint splits it, and the logits.
+The norm that reads the residual also adds it, and each operation rounds to what the next linear needs, so a layer is
+four matrix products and five or six small operations between them. ``dense`` and ``proj`` leave a part of a sum on each
+rank. Apart from these only the logits need other ranks, and the embedding where the checkpoint splits it.
 """
 
 from __future__ import annotations

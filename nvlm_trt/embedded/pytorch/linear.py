@@ -1,14 +1,14 @@
-"""A layer's linears: by FP8 hardware, or the same arithmetic without it.
+"""A layer's linears: on FP8 hardware, or the same arithmetic without it.
 
-Both compute ``(e4m3(x / x_scale) @ stored.T) * (x_scale * w_scale)``, which is what an FP8 engine does and what the
-ONNX graph of ``embedded.graph`` does. Whoever makes ``x`` quantises it, as the linear's ``input`` says, so that
-rounding costs no pass of its own; a linear without one takes ``x`` as it is.
+Both compute ``(e4m3(x / x_scale) @ stored.T) * (x_scale * w_scale)``, as an FP8 engine and the ONNX graph of
+``embedded.graph`` do. The operation that makes ``x`` also quantises it, as the linear's ``input`` says, so rounding
+costs no pass of its own; a linear without ``input`` takes ``x`` as it is.
 
 Every e4m3 number is a bfloat16 number. So without FP8 hardware the stored weights are widened once, to the compute
-dtype, and lose nothing. float16 cannot hold the unscaled sums, 448 * 448 at a time: there they are float32.
+dtype, and lose nothing. float16 cannot hold the unscaled sums, 448 * 448 at a time, so there they are float32.
 
-``torch._scaled_mm`` of torch 2.13 wants, with one scale per tensor: ``x`` by rows, the weight by columns, both of the
-weight's dimensions multiples of 16, scales in float32. It wants nothing of the number of rows, so none are added.
+With one scale per tensor, ``torch._scaled_mm`` of torch 2.13 needs ``x`` by rows, the weight by columns, both of the
+weight's dimensions multiples of 16, and scales in float32. It asks nothing of the number of rows, so none are added.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What happens between the matrix products of a layer: the operations, and their plain form.
+"""The operations between the matrix products of a layer, and their plain form.
 
-Every operation rounds once, at its end: to the compute dtype, or to e4m3 as the linear that reads the result wants it.
-The plain form is written to be read; it runs on the CPU and judges the kernels of ``triton_ops``.
+Every operation rounds once, at its end: to the compute dtype, or to e4m3 as the linear that reads the result needs it.
+The plain form is written to be read. It runs on the CPU and is the reference for the kernels of ``triton_ops``.
 
 A layer's cache is [2, blocks, kv_heads, block_size, head_dim], keys and values. Position i of a sequence lies in block
 ``table[i // block_size]`` at ``i % block_size``.

@@ -1,7 +1,7 @@
 """A ``BlockRunner`` over a checkpoint of several ranks: a process for each, none of them the engine's own.
 
-The engine's process takes part in no sum, so nothing that becomes of a rank can hold it up for longer than a deadline.
-A step is a few words on each rank's line; ids, tables, rows of a prompt table and logits lie in memory that all share.
+The engine's process takes part in no sum, so a rank's fate can hold it up for no longer than a deadline. A step is a
+few words on each rank's line; ids, tables, rows of a prompt table and logits lie in memory that all share.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A decoder's weights from nothing: random, seeded by their names, made where they are wanted.
+"""A decoder's weights without a checkpoint: random, seeded by their names, made where they are needed.
 
-For measuring a decoder of any size without a checkpoint of any size. The numbers keep the residual stream near 1 and
-fill e4m3's range as trained weights do.
+For measuring a decoder of any size. The numbers keep the residual stream near 1 and fill e4m3's range as trained
+weights do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The process of one rank: ``python -m nvlm_trt.embedded.pytorch.rank_process LINE MEMORY``, two open descriptors.
 
 A thread listens to the line and ends the process when it closes, whatever the main thread is doing: it may be waiting
-for a rank that is no more.
+for a rank that no longer exists.
 """
 
 from __future__ import annotations

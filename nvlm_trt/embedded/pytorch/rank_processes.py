@@ -1,7 +1,7 @@
-"""One process per rank, and the line to each: a message out to all, an answer back from all, or an end to all.
+"""One process per rank, and a line to each: a message to all, an answer from all, or the end of all.
 
 A rank that ends closes its line, which is seen at once; one that stays silent is seen at the deadline. Either way all
-are killed, because the others wait for it in a sum that will never come. The other way round a rank ends itself when
+are killed, because the others wait for it in a sum that will never come. In the other direction a rank ends itself when
 its line closes, so none outlives the process that started it, however that one ends.
 """
 

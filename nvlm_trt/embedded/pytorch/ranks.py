@@ -1,7 +1,7 @@
-"""What the ranks of a tensor-parallel decoder tell each other in a step: sums, and parts put side by side.
+"""What the ranks of a tensor-parallel decoder exchange in a step: sums, and parts put side by side.
 
-On the CPU a sum is a gathering and an addition in the order of the ranks: the same bits on every rank, in every run,
-for every number of rows. NCCL's own sum has an order that depends on the size of what is summed but not on timing.
+On the CPU a sum gathers and then adds in the order of the ranks: the same bits on every rank, in every run, for every
+number of rows. The order of NCCL's own sum depends on the size of what is summed but not on timing.
 """
 
 from __future__ import annotations

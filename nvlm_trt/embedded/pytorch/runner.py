@@ -1,7 +1,8 @@
-"""A ``BlockRunner`` in torch: CUDA with FP8 hardware, Triton kernels and CUDA graphs; the CPU with plain operations.
+"""A ``BlockRunner`` in torch: on CUDA with FP8 hardware, Triton kernels and CUDA graphs; on the CPU with plain
+operations.
 
-It knows one rank of the checkpoint. Alone it is the whole decoder; with others, ``ranks`` carries what they tell each
-other, and each gets the same calls.
+It knows one rank of the checkpoint. Alone it is the whole decoder; with others, ``ranks`` carries what they exchange,
+and each gets the same calls.
 """
 
 from __future__ import annotations

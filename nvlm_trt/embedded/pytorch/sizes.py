@@ -1,4 +1,4 @@
-"""How much a runner holds and how much it is asked at once. Frozen, checked once."""
+"""How much a runner holds and how much one call may ask of it. Frozen, checked once."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The memory that the engine's process shares with the ranks' processes: what goes into a step, and its logits.
+"""The memory that the engine's process shares with the ranks' processes: a step's inputs, and its logits.
 
-An anonymous file: it has no name to collide with another's, and is gone with the last process that holds it.
+It is an anonymous file: it has no name that could collide, and is gone with the last process that holds it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The operations of ``ops`` as kernels in the Triton language; ``triton_ops`` launches them.
 
 Attention is one kernel for prompts and for generation. A program has a tile of queries of one sequence, all query heads
-that share a key head, and a share of the sequence's positions. It reads keys and values where they lie, by the table of
-blocks, and keeps a running softmax. With a prompt a tile is many rows and one program takes all positions; with
+that share a key head, and a share of the sequence's positions. It reads keys and values in place, through the table of
+blocks, and keeps a running softmax. With a prompt a tile is many rows and one program takes all positions. With
 generation it is one row, and the positions are split over programs, because a batch of one would leave most of the
 device idle. The second kernel joins the shares. Exponentials are of base 2, with the base folded into the scale.
 
-Lengths and tables are read from memory, never passed by value: a captured graph serves every step.
+Lengths and tables are read from memory, never passed by value, so a captured graph serves every step.
 """
 
 from __future__ import annotations

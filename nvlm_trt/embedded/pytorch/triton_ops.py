@@ -1,6 +1,6 @@
-"""The operations of ``ops`` by Triton kernels: what a CUDA device runs.
+"""The operations of ``ops`` as Triton kernels, for a CUDA device.
 
-They run on the CPU too, in Triton's interpreter (``TRITON_INTERPRET=1``): so the very kernels are tested where there is
+They run on the CPU too, in Triton's interpreter (``TRITON_INTERPRET=1``), so the very kernels are tested where there is
 no GPU. Tile sizes were chosen from the shapes and have not been tuned on a device.
 """
 

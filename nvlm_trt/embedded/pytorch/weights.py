@@ -1,7 +1,7 @@
-"""Checkpoint tensors into tensors on the device, one at a time, through one small buffer.
+"""Loads checkpoint tensors into tensors on the device, one at a time, through one small buffer.
 
-A rank's file is mapped; its bytes pass through ``_STAGING_BYTES`` of pinned memory and its pages are let go. So a model
-of 75 GB is loaded in the memory of the device and a few megabytes of the host's.
+A rank's file is mapped; its bytes pass through ``_STAGING_BYTES`` of pinned memory, and its pages are released. So a
+model of 75 GB is loaded in the memory of the device and a few megabytes of the host's.
 """
 
 from __future__ import annotations
