@@ -1,5 +1,4 @@
-"""Another project's harness against our server: lmms-eval reads signs through the OpenAI API and gets what our client
-gets.
+"""Another project's harness against our server: lmms-eval reads signs through the OpenAI API, as our client does.
 
     python scripts/run_lmms_eval.py CACHE [--signs 200]
 

@@ -1,5 +1,4 @@
-"""The decoder checkpoint's folder, as the exporter writes it and TensorRT-LLM compiles it: config.json and one
-safetensors file per rank.
+"""The decoder checkpoint's folder, as TensorRT-LLM compiles it: config.json and one safetensors file per rank.
 
 It is checked on opening, from the header and the scales alone. Weights stay mapped, and FP8, until a session loads
 them.

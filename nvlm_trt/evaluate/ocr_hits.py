@@ -1,6 +1,4 @@
-"""OCRBench: is the text in the answer? Case is ignored and line ends are blanks; blanks in HME100k's formulas are
-removed.
-"""
+"""OCRBench: is the text in the answer? Ignores case, takes line ends for blanks, drops blanks in HME100k's formulas."""
 
 from __future__ import annotations
 

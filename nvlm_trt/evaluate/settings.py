@@ -1,6 +1,4 @@
-"""What an answer depends on besides the server: kept beside a run's files, so that no run continues with other
-settings.
-"""
+"""What an answer depends on besides the server: kept with a run, so that it is not continued with other settings."""
 
 from __future__ import annotations
 

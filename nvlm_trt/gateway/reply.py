@@ -1,6 +1,4 @@
-"""The way back to one client: a status, then a body at once or event by event. A client that reads nothing counts as
-gone.
-"""
+"""The way back to one client: a status, then a body at once or in events. One that reads nothing counts as gone."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What differs between a deployment as it was built and this machine as it is, and the cheapest repair of each
-difference.
+"""How a deployment as built differs from this machine as it is, and the cheapest repair of each difference.
 
 There are two kinds: differences that keep it from being served here, and those that only make the next build redo
 steps. Files are stat'ed, not read: ``verify`` reads.

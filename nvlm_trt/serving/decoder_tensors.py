@@ -1,5 +1,4 @@
-"""The embedded decoder's part of the ``tensorrt_llm`` tensor contract: from tensors to a request, and from tokens to
-tensors.
+"""The embedded decoder's part of the ``tensorrt_llm`` contract: from tensors to a request, from tokens to tensors.
 
 TensorRT-LLM's Triton model has 62 inputs. The embedded decoder reads some, accepts others only with the one value that
 asks for nothing, and refuses the rest by name, so that no request means one thing here and another in production.

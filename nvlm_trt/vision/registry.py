@@ -1,5 +1,4 @@
-"""The vision engines by name. To add one, write its module and an entry in ``BACKENDS``; nothing else knows their
-names.
+"""The vision engines by name. To add one, write its module and an entry in ``BACKENDS``.
 
 Importing this loads none of their libraries.
 """

@@ -1,6 +1,4 @@
-"""Makes the tensors of an export that cannot stay in the checkpoint, one at a time: stripped, then rounded or
-quantised.
-"""
+"""Makes the tensors of an export that cannot stay in the checkpoint: stripped, then rounded or quantised."""
 
 from __future__ import annotations
 

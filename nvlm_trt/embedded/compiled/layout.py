@@ -1,5 +1,4 @@
-"""Where everything that a step's code reads and writes lies in memory: sizes in bytes, and the records of its
-arguments.
+"""The memory layout of all that a step's code reads and writes: sizes in bytes, and the records of its arguments.
 
 Rows of activations of all kinds are ``row_bytes`` apart, an odd number of cache lines: at a power of two the rows of a
 tile would fall into one set of the cache.

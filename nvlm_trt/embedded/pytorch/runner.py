@@ -1,5 +1,4 @@
-"""A ``BlockRunner`` in torch: on CUDA with FP8 hardware, Triton kernels and CUDA graphs; on the CPU with plain
-operations.
+"""A ``BlockRunner`` in torch: FP8 hardware, Triton kernels and CUDA graphs on CUDA, plain operations on the CPU.
 
 It knows one rank of the checkpoint. Alone it is the whole decoder; with others, ``ranks`` carries what they exchange,
 and each gets the same calls.
