@@ -1,4 +1,4 @@
-"""The calibration set: what each line becomes, and how a line that cannot be meant is refused."""
+"""The calibration set: what each line becomes, and how an invalid line is refused."""
 
 from __future__ import annotations
 

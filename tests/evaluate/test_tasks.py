@@ -1,4 +1,4 @@
-"""Each task's public format, prompt and keys, and what is said about records that cannot be meant."""
+"""Each task's public format, prompt and keys, and the errors for invalid records."""
 
 from __future__ import annotations
 

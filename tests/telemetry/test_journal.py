@@ -1,4 +1,4 @@
-"""What is off costs nothing, and what cannot be meant is refused."""
+"""What is off costs nothing, and invalid settings are refused."""
 
 from __future__ import annotations
 
