@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from nvlm_trt import __version__
+from nvlm_trt.decoder.trtllm_format import TRTLLM_VERSION
 from nvlm_trt.pipeline.recipe_file import read_draft
 from tests.production.command_line import accepted, option
 from tests.production.helm import BUILD, PRODUCTION
@@ -32,6 +33,13 @@ IMAGES_OWN = {
     "pyyaml", "safetensors", "starlette", "tokenizers", "tqdm", "typing-extensions", "typing-inspection", "urllib3",
     "uvicorn", "yarl",
 }  # fmt: skip
+
+IN_THE_IMAGE = {
+    "25.12": ("1.1.0", "10.13.3.9"), "26.01": ("1.1.0", "10.13.3.9"), "26.02": ("1.1.0", "10.13.3.9"),
+    "26.03": ("1.2.0", "10.14.1.48"), "26.04": ("1.2.1", "10.14.1.48"), "26.05": ("1.2.1", "10.14.1.48"),
+    "26.06": ("1.2.1", "10.14.1.48"), "26.07": ("1.2.1", "10.14.1.48"),
+}  # fmt: skip
+"""TensorRT-LLM and TensorRT of Triton's releases, from its compatibility matrix of August 2026."""
 
 
 def instructions(name: str) -> list[str]:
@@ -81,6 +89,31 @@ def test_the_image_is_the_recipes():
     assert {container.image if container else "" for container in containers} == {base}
     assert all(stage.split()[0] in ("${BASE}", "common") for stage in instructions("FROM"))
     assert re.findall(r"-t nvlm-trt:(\S+)", TEXT) == [__version__, f"{__version__}-multi-node"]
+
+
+def test_it_holds_the_tensorrt_llm_that_the_checkpoint_is_for():
+    """A tag names the month of Triton alone."""
+    (tag,) = re.findall(r"^ARG BASE=\S+:(\S+)-trtllm-python-py3$", TEXT, re.MULTILINE)
+    assert IN_THE_IMAGE[tag] == (TRTLLM_VERSION, "10.14.1.48")
+    assert "check_version(version('tensorrt_llm'))" in instructions("RUN")[-2]
+
+
+def test_its_environment_sees_what_lies_in_the_image_s(tmp_path):
+    """NVIDIA's python3 is one of an environment; a new one made by it would see Python's own packages alone."""
+    image, mine = tmp_path / "image", tmp_path / "mine"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", image], check=True, timeout=60)
+    (site,) = image.glob("lib/python3*/site-packages")
+    (site / "tensorrt_llm.py").touch()
+    (site / "redirect.pth").write_text("import sys; sys.redirected = True\n")
+    (site / "pip.py").write_text("import sys, tensorrt_llm; print(sys.redirected, sys.prefix, *sys.argv[1:])\n")
+    (command,) = (run for run in instructions("RUN") if "-m venv" in run)
+    done = subprocess.run(
+        ["sh", "-ec", command.replace("/opt/nvlm-trt", str(mine))],
+        capture_output=True, text=True, check=True, timeout=60, env={"PATH": f"{image}/bin:/usr/bin:/bin"},
+    )  # fmt: skip
+    words = done.stdout.split()
+    assert words[:3] == ["True", str(mine), "install"]
+    assert words[-1] == f"{mine}/requirements.txt"
 
 
 def test_every_package_is_pinned_as_it_was_tested_or_the_images_own():
