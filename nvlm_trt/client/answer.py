@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nvlm_trt.errors import ServerError
 
-__all__ = ["FACTS", "Answer", "AnswerStream", "Chunk", "PromptFacts"]
+__all__ = ["FACTS", "Answer", "AnswerStream", "Chunk", "PromptFacts", "log_probs_of"]
 
 FACTS = ("input_lengths", "image_sizes", "tile_grids", "prompt_table_extra_ids")
 """The outputs of ``preprocessing`` that tell of a prompt without its tiles."""
@@ -16,7 +16,7 @@ FACTS = ("input_lengths", "image_sizes", "tile_grids", "prompt_table_extra_ids")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One response: the text it completes and the tokens it counts. ``log_probs`` only where they were asked for."""
+    """One response: the text it completes, the tokens it counts and, where they were asked for, their ``log_probs``."""
 
     text: str
     input_tokens: int
@@ -57,6 +57,11 @@ class PromptFacts:
             # A picture's content where one of its tokens stands, 0 at text.
             image_tokens=sum(content != 0 for content in outputs["prompt_table_extra_ids"]),
         )
+
+
+def log_probs_of(so_far: Sequence[float], output_tokens: int) -> tuple[float, ...]:
+    """Those of a response's own ``output_tokens``: the decoder sends them for all tokens ``so_far``, every time."""
+    return tuple(so_far[max(0, len(so_far) - output_tokens) :])
 
 
 class AnswerStream:

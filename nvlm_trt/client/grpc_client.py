@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from nvlm_trt.client.answer import FACTS, Answer, AnswerStream, Chunk, PromptFacts
+from nvlm_trt.client.answer import FACTS, Answer, AnswerStream, Chunk, PromptFacts, log_probs_of
 from nvlm_trt.client.failures import lost, refused, timed_out, unreachable, unreadable
 from nvlm_trt.client.options import AskOptions, request_values
 from nvlm_trt.client.wire import read_outputs, write_request
@@ -194,7 +194,7 @@ def read_chunk(response: Any) -> Chunk:
             text=b"".join(outputs["text_output"]).decode(),
             input_tokens=outputs["num_input_tokens"][0],
             output_tokens=outputs["num_output_tokens"][0],
-            log_probs=tuple(outputs.get("output_log_probs", ())),
+            log_probs=log_probs_of(outputs.get("output_log_probs", ()), outputs["num_output_tokens"][0]),
         )
     except (KeyError, IndexError, ValueError) as error:
         raise unreadable(error) from None

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from nvlm_trt.client.answer import FACTS, Answer, AnswerStream, Chunk, PromptFacts
+from nvlm_trt.client.answer import FACTS, Answer, AnswerStream, Chunk, PromptFacts, log_probs_of
 from nvlm_trt.client.failures import lost, refused, timed_out, unreachable, unreadable
 from nvlm_trt.client.options import AskOptions, request_values
 from nvlm_trt.errors import NvlmError, UsageError
@@ -159,12 +159,14 @@ def _refusal(response: http.client.HTTPResponse) -> NvlmError:
 
 def _chunk(frame: Mapping[str, Any]) -> Chunk:
     try:
-        log_probs = frame.get("output_log_probs", ())
+        given, output_tokens = frame.get("output_log_probs", ()), int(frame["num_output_tokens"])
+        # A tensor of one value is no list in Triton's JSON.
+        so_far = [float(value) for value in (given if isinstance(given, list | tuple) else [given])]
         return Chunk(
             text=str(frame["text_output"]),
             input_tokens=int(frame["num_input_tokens"]),
-            output_tokens=int(frame["num_output_tokens"]),
-            log_probs=tuple(log_probs) if isinstance(log_probs, list | tuple) else (float(log_probs),),
+            output_tokens=output_tokens,
+            log_probs=log_probs_of(so_far, output_tokens),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise unreadable(error) from None

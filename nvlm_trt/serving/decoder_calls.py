@@ -50,8 +50,8 @@ _BROKEN_OFF = (FinishReason.CANCELLED, FinishReason.ERROR)
 @dataclass(slots=True, eq=False)
 class _Open:
     """One request in the engine: its listener, and the outbox's recipient. ``held`` is what a request that does not
-    stream has so far, of each of its sequences; ``unfinished`` of them still generate, and ``untold`` have not been
-    sent their end.
+    stream has so far, of each of its sequences, and ``log_probs`` what has been sent of each; ``unfinished`` of them
+    still generate, and ``untold`` have not been sent their end.
     """
 
     client_id: str
@@ -63,7 +63,7 @@ class _Open:
     untold: int
     begun: set[int] = field(default_factory=set)
     held: dict[int, list[Emission]] = field(default_factory=lambda: defaultdict(list))
-    cum_log_probs: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    log_probs: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     record: DecoderRecord = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,9 +122,9 @@ class _Open:
 
     def _send(self, emission: Emission) -> None:
         self.untold -= emission.finish is not None
-        self.cum_log_probs[emission.sequence_index] += sum(emission.log_probs)
-        tensors = write_tensors(self.call, emission, self.cum_log_probs[emission.sequence_index])
-        self.reply.send(tensors, final=not self.untold)
+        log_probs = self.log_probs[emission.sequence_index]
+        log_probs += emission.log_probs
+        self.reply.send(write_tensors(self.call, emission, log_probs), final=not self.untold)
 
 
 class DecoderCalls:

@@ -8,7 +8,7 @@ asks for nothing, and refuses the rest by name, so that no request means one thi
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -157,11 +157,12 @@ def read_call(tensors: Tensors, request_id: str) -> DecoderCall:
     )
 
 
-def write_tensors(call: DecoderCall, emission: Emission, cum_log_prob: float) -> dict[str, NDArray[Any]]:
+def write_tensors(call: DecoderCall, emission: Emission, log_probs: Sequence[float]) -> dict[str, NDArray[Any]]:
     """The output tensors of one response, each with a leading batch axis.
 
     What was not asked for is left out, as in production; ``sequence_index`` comes with ``num_return_sequences``.
-    ``cum_log_prob`` is its sequence's sum up to and including this response.
+    ``log_probs`` are those of all tokens of its sequence up to and including this response: as in production, a response
+    brings its own tokens and everybody's probabilities.
     """
     tokens = np.array([[emission.tokens]], np.int32).reshape(1, 1, -1)
     tensors: dict[str, NDArray[Any]] = {
@@ -171,8 +172,8 @@ def write_tensors(call: DecoderCall, emission: Emission, cum_log_prob: float) ->
     if call.request.num_return_sequences > 1:
         tensors["sequence_index"] = np.array([[emission.sequence_index]], np.int32)
     if call.request.return_log_probs:
-        tensors["cum_log_probs"] = np.array([[cum_log_prob]], np.float32)
-        tensors["output_log_probs"] = np.array([[emission.log_probs]], np.float32).reshape(1, 1, -1)
+        tensors["cum_log_probs"] = np.array([[sum(log_probs)]], np.float32)
+        tensors["output_log_probs"] = np.array([[log_probs]], np.float32).reshape(1, 1, -1)
     if call.return_num_input_tokens:
         tensors["num_input_tokens"] = np.array([[call.request.input_ids.size]], np.int32)
     if call.return_num_output_tokens:

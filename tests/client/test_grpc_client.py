@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -19,13 +19,14 @@ from nvlm_trt.client import GrpcClient
 from nvlm_trt.errors import NvlmError, RequestError
 
 
-def token(text: str = "a", **left_out: bool) -> Any:
+def token(text: str = "a", log_probs: Sequence[float] = (), **left_out: bool) -> Any:
     response = service_pb2.ModelStreamInferResponse()
     infer = response.infer_response
     outputs = {
         "text_output": ("BYTES", struct.pack("<I", len(text)) + text.encode()),
         "num_input_tokens": ("INT32", np.int32(3).tobytes()),
         "num_output_tokens": ("INT32", np.int32(1).tobytes()),
+        **({"output_log_probs": ("FP32", np.array(log_probs, np.float32).tobytes())} if log_probs else {}),
     }
     for name, (datatype, contents) in outputs.items():
         if name not in left_out:
@@ -70,6 +71,13 @@ def test_tokens_come_in_order_and_a_finished_stream_is_not_stopped():
         assert (answer.text, answer.input_tokens, answer.output_tokens) == ("ab", 3, 2)
         assert [request.model_name for request in seen] == ["ensemble"]
         assert seen[0].id
+
+
+def test_log_probs_are_those_of_the_responses_own_tokens():
+    """TensorRT-LLM sends them for all tokens so far, with each response again."""
+    tokens = [token(log_probs=[-0.5]), token(log_probs=[-0.5, -1.0])]
+    with serving(lambda *_: iter(tokens)) as (url, _), GrpcClient(url) as client:
+        assert client.ask("Hi").log_probs == (-0.5, -1.0)
 
 
 def test_an_empty_response_at_the_end_is_no_chunk():

@@ -82,6 +82,15 @@ def test_errors_are_found_wherever_they_stand():
     assert code_of(saying(200, frame(TOKEN), frame(ERROR))) == "E-PARAM-RANGE"
 
 
+def test_log_probs_are_those_of_the_responses_own_tokens():
+    """TensorRT-LLM sends them for all tokens so far, with each response again."""
+    told = [(1, -0.5), (2, [-0.5, -1.0, -2.0]), (0, [-0.5, -1.0, -2.0])]
+    frames = [frame({**TOKEN, "num_output_tokens": tokens, "output_log_probs": so_far}) for tokens, so_far in told]
+    with serving(saying(200, *frames)) as (url, _), HttpClient(url) as client:
+        assert [chunk.log_probs for chunk in client.stream("Hi")] == [(-0.5,), (-1.0, -2.0), ()]
+        assert client.ask("Hi").log_probs == (-0.5, -1.0, -2.0)
+
+
 def test_an_error_after_the_first_token_leaves_the_first_token():
     with serving(saying(200, frame(TOKEN), frame(ERROR))) as (url, _), HttpClient(url) as client:
         stream = client.stream("Hi")

@@ -33,7 +33,10 @@ class HeldReply:
         assert not self.over.is_set()
         self.tokens.append(tensors["output_ids"].ravel().tolist())
         self.last = tensors
-        self.log_probs += tensors["output_log_probs"].ravel().tolist() if "output_log_probs" in tensors else []
+        if "output_log_probs" in tensors:
+            so_far = tensors["output_log_probs"].ravel().tolist()
+            assert so_far[: len(self.log_probs)] == self.log_probs
+            self.log_probs = so_far
         self.started.set()
         if final:
             self.over.set()
@@ -75,6 +78,7 @@ def test_a_stream_gets_all_its_tokens_in_order_the_last_with_the_end(calls):
     assert reply.over.wait(5)
     assert [token for piece in reply.tokens for token in piece] == expected_tokens([3, 4], 50)
     assert all(reply.tokens)
+    assert len(reply.log_probs) == 50, "as TensorRT-LLM: of all tokens so far, with each response again"
     assert reply.last["cum_log_probs"].item() == pytest.approx(sum(reply.log_probs), rel=1e-5)
 
 

@@ -161,18 +161,18 @@ def test_bad_tensors_get_their_code(code, tensors):
 
 def test_a_response_holds_only_what_was_asked_for():
     emission = Emission((8, 9), (-0.5, -1.5), FinishReason.LENGTH)
-    plain = write_tensors(read_call(minimal(), "a"), emission, -2.0)
+    plain = write_tensors(read_call(minimal(), "a"), emission, (-0.25, -0.5, -1.5))
     assert {name: tensor.tolist() for name, tensor in plain.items()} == {
         "output_ids": [[[8, 9]]],
         "sequence_length": [[2]],
     }
     flags = ("return_log_probs", "return_num_input_tokens", "return_num_output_tokens")
-    full = write_tensors(read_call(minimal(**{name: np.array([[True]]) for name in flags}), "a"), emission, -2.0)
+    full = write_tensors(read_call(minimal(**{name: np.array([[True]]) for name in flags}), "a"), emission, (-0.25, -0.5, -1.5))
     assert {name: tensor.tolist() for name, tensor in full.items()} == {
         "output_ids": [[[8, 9]]],
         "sequence_length": [[2]],
-        "cum_log_probs": [[-2.0]],
-        "output_log_probs": [[[-0.5, -1.5]]],
+        "cum_log_probs": [[-2.25]],
+        "output_log_probs": [[[-0.25, -0.5, -1.5]]],
         "num_input_tokens": [[3]],
         "num_output_tokens": [[2]],
     }
@@ -180,7 +180,7 @@ def test_a_response_holds_only_what_was_asked_for():
 
 def test_which_of_several_answers_a_response_is_of():
     call = read_call(minimal(num_return_sequences=np.array([[2]], np.int32)), "a")
-    assert write_tensors(call, Emission((8,), sequence_index=1), 0.0)["sequence_index"].tolist() == [[1]]
+    assert write_tensors(call, Emission((8,), sequence_index=1), ())["sequence_index"].tolist() == [[1]]
 
 
 @pytest.mark.parametrize("tokens", [(), (1,), (1, 2, 3)])
@@ -188,6 +188,6 @@ def test_outputs_have_the_declared_types_and_ranks(tokens):
     outputs = {entry["name"]: entry for entry in GOLDEN["outputs"]}
     flags = {name: np.array([[True]]) for name in ("return_log_probs", "return_num_input_tokens")}
     call = read_call(minimal(**flags, num_return_sequences=np.array([[2]], np.int32)), "a")
-    for name, tensor in write_tensors(call, Emission(tokens, (-1.0,) * len(tokens)), 0.0).items():
+    for name, tensor in write_tensors(call, Emission(tokens), (-1.0,) * len(tokens)).items():
         assert tensor.dtype == NUMPY_TYPES[outputs[name]["data_type"]]
         assert tensor.ndim == 1 + len(outputs[name]["dims"])
