@@ -39,8 +39,6 @@ def parse_figures(text: str) -> TritonFigures:
         total("nv_inference_pending_request_count", f'model="{model}"')
         for model in ("preprocessing", "vision_encoder", "postprocessing")
     )
-    # Whether TensorRT-LLM's backend counts who waits among the active is not documented; idle is when both are none.
-    decoder = total("nvlm_decoder_requests") + sum(
-        total("nv_trt_llm_request_metrics", f'request_type="{state}"') for state in ("active", "waiting")
-    )
+    # TensorRT-LLM's "waiting" are those of its active requests that have no part in the step that runs.
+    decoder = total("nvlm_decoder_requests") + total("nv_trt_llm_request_metrics", 'request_type="active"')
     return TritonFigures(total("nv_inference_request_success", 'model="postprocessing"'), around + decoder)

@@ -14,6 +14,7 @@ nvlm_decoder_healthy 1
 PRODUCTION = """nv_inference_request_success{model="postprocessing",version="1"} 5
 nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="waiting",version="1"} 1
 nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="active",version="1"} 2
+nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="scheduled",version="1"} 1
 nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="max",version="1"} 512
 """
 
@@ -23,7 +24,8 @@ def test_what_is_open_is_before_the_decoder_or_in_it():
 
 
 def test_the_same_of_tensorrt_llm():
-    assert parse_figures(PRODUCTION) == TritonFigures(answered=5, open=3)
+    """Its backend tells as waiting what is active and not scheduled: the difference of these two."""
+    assert parse_figures(PRODUCTION) == TritonFigures(answered=5, open=2)
 
 
 def test_nothing_is_told_of_nothing():
