@@ -1,8 +1,9 @@
 """Triton's command lines: for one server, and for one server per rank of a decoder over several GPUs.
 
 Several GPUs use TensorRT-LLM's leader mode: one mpirun, one server per rank. All read the same repository; rank 0 loads
-every model and answers, the others load only the decoder and work for it. Form and flags are those of TensorRT-LLM
-1.2.1's ``launch_triton_server.py``.
+every model and answers, the others load only the decoder and work for it. The form is that of TensorRT-LLM 1.2.1's
+``launch_triton_server.py``. Its ranks each hold a CUDA context and a memory pool on every GPU they see, about 0.5 GB per
+rank and GPU, for copies between GPUs that nobody makes here; so ours see no GPU but their own.
 """
 
 from __future__ import annotations
@@ -44,12 +45,18 @@ def server_command(server: Path, repository: Path, address: Address, prefix: str
 
 
 def rank_commands(
-    world_size: int, server: Path, repository: Path, address: Address, prefix: str, *, mpirun: Sequence[str]
+    world_size: int, server: Path, repository: Path, address: Address, prefix: str, *more: str, mpirun: Sequence[str]
 ) -> list[str]:
-    """``mpirun`` is that program and its own options, such as those for root or for several machines."""
+    """``mpirun`` is that program and its own options, such as those for root or for several machines; ``more`` are
+    flags of each server.
+    """
     ranks: list[str] = []
     for rank in range(world_size):
+        # The vision engine's rows go to the decoder through rank 0's pool on the first GPU.
+        pools = [f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(world_size) if rank or gpu]
         alone = ["--model-control-mode=explicit", f"--load-model={_DECODER}"] if rank else []
+        alone += ["--pinned-memory-pool-byte-size=0"] if rank else []
+        own = [*more, *alone, "--enable-peer-access=false", *pools]
         ranks += [":"] if rank else []
-        ranks += ["-n", "1", *server_command(server, repository, address, f"{prefix}{rank}_", *alone)]
+        ranks += ["-n", "1", *server_command(server, repository, address, f"{prefix}{rank}_", *own)]
     return [*mpirun, *ranks]

@@ -15,6 +15,8 @@ from nvlm_trt.deploy.command import rank_commands, server_command
 __all__ = ["ContainerTriton"]
 
 _ROOT = Path("/opt/tritonserver")
+# Releases since 25.06 take 64 MiB, less than two of the largest pictures; how much a request may hold is checked later.
+_BODY = "--http-max-input-size=1073741824"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,10 @@ class ContainerTriton:
     def command(self, folder: Path, address: Address, prefix: str, world_size: int) -> list[str]:
         repository = folder / "repository"
         if world_size == 1:
-            return server_command(self.server, repository, address, prefix)
-        mpirun = ("mpirun", "--allow-run-as-root")
-        return rank_commands(world_size, self.server, repository, address, prefix, mpirun=mpirun)
+            return server_command(self.server, repository, address, prefix, _BODY)
+        # Left to itself, Open MPI binds each of two ranks to one core, on which all models of the first would run.
+        mpirun = ("mpirun", "--allow-run-as-root", "--bind-to", "none")
+        return rank_commands(world_size, self.server, repository, address, prefix, _BODY, mpirun=mpirun)
 
     def environment(self, inherited: dict[str, str]) -> dict[str, str]:
         """Without this choice MPI_Init is known to fail in some containers."""

@@ -162,7 +162,7 @@ def write_tensors(call: DecoderCall, emission: Emission, log_probs: Sequence[flo
 
     What was not asked for is left out, as in production; ``sequence_index`` comes with ``num_return_sequences``.
     ``log_probs`` are those of all tokens of its sequence up to and including this response: as in production, a response
-    brings its own tokens and everybody's probabilities.
+    brings only its own tokens, but the log probabilities of all so far.
     """
     tokens = np.array([[emission.tokens]], np.int32).reshape(1, 1, -1)
     tensors: dict[str, NDArray[Any]] = {

@@ -22,29 +22,43 @@ def test_one_gpu_needs_no_mpi():
     assert "--model-repository=/tmp/nvlm-trt-x/repository" in command
     assert "--backend-config=python,shm-region-prefix-name=nvlm_x_" in command
     assert "--disable-auto-complete-config" in command
+    assert "--http-max-input-size=1073741824" in command
 
 
 def test_several_gpus_are_one_server_for_each_under_one_mpirun():
     command = ContainerTriton().command(FOLDER, ADDRESS, "nvlm_x_", 4)
-    assert command[:2] == ["mpirun", "--allow-run-as-root"]
-    parts = ranks(command[2:])
+    assert command[:4] == ["mpirun", "--allow-run-as-root", "--bind-to", "none"]
+    parts = ranks(command[4:])
     assert len(parts) == 4
     for rank, part in enumerate(parts):
         assert part[:3] == ["-n", "1", "/opt/tritonserver/bin/tritonserver"]
         assert "--model-repository=/tmp/nvlm-trt-x/repository" in part
         assert {"--http-port=8000", "--grpc-port=8001", "--metrics-port=8002"} < set(part)
-        assert "--disable-auto-complete-config" in part
+        assert {"--disable-auto-complete-config", "--http-max-input-size=1073741824"} < set(part)
         assert f"--backend-config=python,shm-region-prefix-name=nvlm_x_{rank}_" in part
 
 
 def test_rank_0_loads_every_model_and_the_others_the_decoder_alone():
-    first, *others = ranks(ContainerTriton().command(FOLDER, ADDRESS, "nvlm_x_", 2)[2:])
+    first, *others = ranks(ContainerTriton().command(FOLDER, ADDRESS, "nvlm_x_", 2)[4:])
     assert not [flag for flag in first if flag.startswith(("--model-control-mode", "--load-model"))]
     for rank in others:
         assert [flag for flag in rank if flag.startswith(("--model-control-mode", "--load-model"))] == [
             "--model-control-mode=explicit",
             "--load-model=tensorrt_llm",
         ]
+
+
+def test_a_rank_takes_no_memory_on_gpus_that_are_not_its_own():
+    """Rank 0 hands the vision engine's rows over on the first; no server copies between two."""
+    first, *others = ranks(ContainerTriton().command(FOLDER, ADDRESS, "nvlm_x_", 3)[4:])
+    no_pools = [f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(3)]
+
+    def pools(rank: list[str]) -> list[str]:
+        return [flag for flag in rank if "-memory-pool-byte-size" in flag]
+
+    assert pools(first) == no_pools[1:]
+    assert [pools(rank) for rank in others] == [["--pinned-memory-pool-byte-size=0", *no_pools]] * 2
+    assert all("--enable-peer-access=false" in rank for rank in (first, *others))
 
 
 def test_the_container_s_triton_is_found_by_its_files(tmp_path):
