@@ -38,6 +38,7 @@ def check_engines(engine_dir: Path, recipe: Recipe, config: NvlmConfig, least_by
         "pretrained_config.vocab_size": config.decoder.vocab_size,
         "pretrained_config.mapping.tp_size": recipe.decoder.tp,
         "pretrained_config.mapping.pp_size": recipe.decoder.pp,
+        "pretrained_config.mapping.gpus_per_node": recipe.gpus_per_node,
         "build_config.max_batch_size": recipe.decoder.max_batch_size,
         "build_config.max_seq_len": recipe.decoder.max_seq_len,
         # The tool lowers this one to what the batch can hold.

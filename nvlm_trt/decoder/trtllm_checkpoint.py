@@ -25,12 +25,13 @@ def write_trtllm_checkpoint(
     *,
     tp: int = 1,
     pp: int = 1,
+    gpus_per_node: int = 8,
     quantization: Literal["fp8", "none"] = "fp8",
     kv_cache: Literal["bf16", "fp8"] = "bf16",
     exclude: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
-    """Convert the checkpoint's decoder for ``tp`` times ``pp`` GPUs, in one pass over it.
+    """Convert the checkpoint's decoder for ``tp`` times ``pp`` GPUs, ``gpus_per_node`` on each machine, in one pass.
 
     ``exclude`` are globs on TensorRT-LLM's module names (``*.layers.0.mlp.*``); the linears they name stay in the
     model's dtype. Without quantisation and with a plain KV cache no calibration is needed. A folder that has a
@@ -40,7 +41,7 @@ def write_trtllm_checkpoint(
     Raises ``UsageError`` E-RECIPE-TP or E-RECIPE-PP for a split the decoder does not allow, E-RECIPE-EXCLUDE for
     patterns that name nothing or half of a fusion, or stand beside "none"; and what ``convert`` raises.
     """
-    config, mapping = checkpoint.config, Mapping(tp, pp)
+    config, mapping = checkpoint.config, Mapping(tp, pp, gpus_per_node)
     mapping.check(config.decoder)
     if exclude and quantization == "none":
         raise UsageError(

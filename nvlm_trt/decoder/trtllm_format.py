@@ -5,13 +5,15 @@ the checkpoint format, the Qwen2 model and the build command of TensorRT-LLM 1.2
 
 Each rank's file is a list of ``TensorRule``. A rule names the release's tensors it is made from and how tensor
 parallelism splits them. Reading, splitting and quantising happen elsewhere, so a full-size layout is a cheap value that
-can be compared with a table. Three facts about the format are easy to get wrong and build without an error:
+can be compared with a table. Four facts about the format are easy to get wrong and build without an error:
 
 * ``mlp.fc`` is the branch through SiLU, ``gate_proj``; ``mlp.gate`` is the multiplying branch, ``up_proj``.
 * q, k and v are fused and share one weight scale, the largest of the three. Splitting fused tensors needs no special
   case: a rank's part of a fusion is the fusion of its parts of the sources.
 * ``rotary_scaling`` must be null. The release's {dynamic, 3.0} means something else here, and changes nothing in the
   reference stack up to ``max_position_embeddings``.
+* ``gpus_per_node`` is not about building: a rank takes the GPU of its number modulo this one, 8 where nothing is said,
+  so that on machines with fewer the ranks of the second one would look for GPUs that are not there.
 
 fc and gate share one weight scale as well: the engine fuses them, and with different scales would round one twice.
 """
@@ -70,6 +72,7 @@ class Mapping:
 
     tp: int = 1
     pp: int = 1
+    gpus_per_node: int = 8
 
     @property
     def world_size(self) -> int:
@@ -240,7 +243,12 @@ def checkpoint_json(config: NvlmConfig, mapping: Mapping, precision: Precision =
         "tie_word_embeddings": False,
         "use_parallel_embedding": False,
         "embedding_sharding_dim": 0,
-        "mapping": {"world_size": mapping.world_size, "tp_size": mapping.tp, "pp_size": mapping.pp},
+        "mapping": {
+            "world_size": mapping.world_size,
+            "gpus_per_node": mapping.gpus_per_node,
+            "tp_size": mapping.tp,
+            "pp_size": mapping.pp,
+        },
         "quantization": {
             "quant_algo": "FP8" if precision.linears else None,
             "kv_cache_quant_algo": "FP8" if precision.kv_cache else None,

@@ -11,6 +11,7 @@ from nvlm_trt.deploy.runtime import Runtime, check_shared_memory, find_runtime
 from nvlm_trt.errors import ArtefactError, MissingToolError
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.model.json_file import read_json_object
+from nvlm_trt.pipeline.machine import gpus
 
 __all__ = ["check_deployment"]
 
@@ -32,15 +33,26 @@ def check_deployment(folder: Path) -> tuple[Runtime, int]:
     config = NvlmConfig.from_json(read_json_object(folder / "model" / "config.json", "CONFIG"))
     max_images, max_tiles = (preprocessing.parameters[name].string_value for name in ("max_images", "max_tiles"))
     check_shared_memory(shared_memory_bytes(config.limited(int(max_tiles or 12)), int(max_images)))
-    return runtime, 1 if decoder.backend == "python" else _world_size(folder)
+    # An embedded decoder starts its own ranks.
+    return runtime, 1 if decoder.backend == "python" else _world_size(folder, len(gpus()))
 
 
-def _world_size(folder: Path) -> int:
-    """An embedded decoder starts its own ranks."""
+def _world_size(folder: Path, visible_gpus: int) -> int:
+    """Of none it is not known whether they are there: they are counted by a tool that may be missing."""
     try:
         config = json.loads((folder / "decoder" / "checkpoint" / "config.json").read_text(encoding="utf-8"))
-        return int(config["mapping"]["world_size"])
+        world_size, gpus_per_node = (int(config["mapping"][key]) for key in ("world_size", "gpus_per_node"))
     except (OSError, ValueError, KeyError, TypeError):
         raise ArtefactError(
-            "E-ARTEFACT-DECODER", "The decoder checkpoint does not say of how many ranks it is.", "Build it again."
+            "E-ARTEFACT-DECODER",
+            "The decoder checkpoint does not say how many ranks it has, in all and on a machine.",
+            "Build it again.",
         ) from None
+    wanted = min(world_size, gpus_per_node)
+    if 0 < visible_gpus < wanted:
+        raise MissingToolError(
+            "E-TOOL-GPU",
+            f"The decoder was built for machines with {wanted} GPUs; this one shows {visible_gpus}.",
+            "Make the others visible, or build it with another gpu.count or gpu.nodes.",
+        )
+    return world_size

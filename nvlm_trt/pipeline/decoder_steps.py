@@ -124,12 +124,13 @@ def _unified_step(recipe: Recipe) -> Step:
 
 def _checkpoint_step(recipe: Recipe) -> Step:
     sizes = ("exclude", "force_kv_cache", "kv_cache", "pp", "quantization", "tp")
+    machines = ("gpu.count", "gpu.nodes") if recipe.gpu else ()
     return Step(
         name="decoder.checkpoint",
         run=run_write_checkpoint,
         tensors=_TENSORS,
         artefacts=(*_scales(recipe), "model/config.json"),
-        values=tuple(f"decoder.{name}" for name in sizes),
+        values=(*(f"decoder.{name}" for name in sizes), *machines),
         outputs=("decoder/checkpoint",),
         code=("checkpoint.registry", "decoder.trtllm_checkpoint"),
         libraries=("ml_dtypes", "numpy"),

@@ -120,6 +120,7 @@ def run_write_checkpoint(context: StepContext) -> None:
         context.into / "decoder" / "checkpoint",
         tp=decoder.tp,
         pp=decoder.pp,
+        gpus_per_node=context.recipe.gpus_per_node,
         quantization=decoder.quantization,
         kv_cache=decoder.kv_cache,
         exclude=decoder.exclude,

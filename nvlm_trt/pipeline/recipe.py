@@ -147,8 +147,11 @@ class WorkloadRecipe(_Section):
 
 
 class GpuRecipe(_Section):
+    """``count`` GPUs in all, shared evenly by ``nodes`` machines."""
+
     name: str
     count: int = pydantic.Field(default=1, ge=1, le=64)
+    nodes: int = pydantic.Field(default=1, ge=1, le=64)
 
     @pydantic.field_validator("name")
     @classmethod
@@ -157,9 +160,19 @@ class GpuRecipe(_Section):
             raise ValueError(f"{value!r} is not known; use one of {', '.join(GPUS)}")
         return value
 
+    @pydantic.model_validator(mode="after")
+    def _even(self) -> GpuRecipe:
+        if self.count % self.nodes:
+            raise ValueError(f"count, {self.count}, must be divided evenly by nodes, {self.nodes}")
+        return self
+
     @property
     def model(self) -> GpuModel:
         return GPUS[self.name]
+
+    @property
+    def per_node(self) -> int:
+        return self.count // self.nodes
 
 
 class ContainerRecipe(_Section):
@@ -216,3 +229,8 @@ class Recipe(_RecipeSections):
     @property
     def production(self) -> bool:
         return self.decoder.engine == "tensorrt_llm"
+
+    @property
+    def gpus_per_node(self) -> int:
+        """TensorRT-LLM's own default where no GPUs are named."""
+        return self.gpu.per_node if self.gpu else 8

@@ -120,6 +120,8 @@ def test_config_is_the_tables_but_for_the_kv_cache_and_the_producer() -> None:
     ours, theirs = checkpoint_json(RELEASE, Mapping(1)), TABLE["config_json_minimal"]
     assert ours.pop("producer")["name"] == "nvlm-trt"
     assert ours.pop("quantization") == {**theirs["quantization"], "kv_cache_quant_algo": None}
+    # Not in the table, but the runtime reads it: a rank's GPU is its number modulo this one.
+    assert ours["mapping"].pop("gpus_per_node") == 8
     assert ours == {key: value for key, value in theirs.items() if key not in ("producer", "quantization")}
 
 
@@ -168,8 +170,8 @@ def test_a_layer_that_only_the_longer_stages_have_may_be_excluded_alone() -> Non
 
 
 def test_config_follows_the_mapping_and_the_dtype() -> None:
-    config = checkpoint_json(dataclasses.replace(RELEASE, dtype="float16"), Mapping(4, 2))
-    assert config["mapping"] == {"world_size": 8, "tp_size": 4, "pp_size": 2}
+    config = checkpoint_json(dataclasses.replace(RELEASE, dtype="float16"), Mapping(4, 2, gpus_per_node=4))
+    assert config["mapping"] == {"world_size": 8, "gpus_per_node": 4, "tp_size": 4, "pp_size": 2}
     assert config["dtype"] == "float16"
 
 

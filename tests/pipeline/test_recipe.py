@@ -80,6 +80,7 @@ image = "image"
     [
         ("H100-80GB", "H100", "gpu.name"),
         ("count = 4", "count = 3", "the recipe"),
+        ("count = 4", "count = 4\nnodes = 3", "gpu"),
         ("max_seq_len = 4096", "max_seq_len = 4096\ntp = 2", "the recipe"),
         ("max_seq_len = 4096", "max_seq_len = 4096\ntp = 3", "decoder.tp"),
         ("max_seq_len = 4096", 'max_seq_len = 4096\nmax_batch_size = "many"', "decoder.max_batch_size"),

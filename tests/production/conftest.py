@@ -8,6 +8,7 @@ import yaml
 
 from tests.production.helm import EXAMPLES, LEAST, Rendered, render
 
+_MINE = 'name = "mine"\n[gpu]\nname = "H100-80GB"\ncount = {gpus}\nnodes = {nodes}\n'
 _NETWORK = {"sshSecret": "keys", "networkResources": {"rdma/hca": 1}}
 _SHARED = {**LEAST["storage"], "deployment": {"accessModes": ["ReadWriteMany"]}}
 
@@ -16,11 +17,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "least": LEAST,
     "hpa": {**LEAST, "autoscaling": {"enabled": True, "engine": "hpa", "queueSeconds": 0.5}},
     "hpa of groups": {
-        "recipe": "h200x8-fp8", "gpus": 8, "nodes": 4, "storage": _SHARED, "multiNode": _NETWORK,
+        "recipe": "mine", "recipeToml": _MINE.format(gpus=8, nodes=4), "gpus": 8, "nodes": 4, "storage": _SHARED, "multiNode": _NETWORK,
         "autoscaling": {"enabled": True, "engine": "hpa"},
     },
     "keda of groups": {
-        "recipe": "h100x2-fp8", "gpus": 2, "nodes": 2, "storage": _SHARED, "multiNode": _NETWORK,
+        "recipe": "mine", "recipeToml": _MINE.format(gpus=2, nodes=2), "gpus": 2, "nodes": 2, "storage": _SHARED, "multiNode": _NETWORK,
         "autoscaling": {"enabled": True}, "serve": {"allowImageHosts": ["pictures.example.org"]},
     },
     "nothing optional": {
@@ -39,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         ],
     },
     "a recipe of one's own, built": {
-        **LEAST, "recipe": "mine", "recipeToml": 'name = "mine"\n', "gpus": 16, "nodes": 2,
+        **LEAST, "recipe": "mine", "recipeToml": _MINE.format(gpus=16, nodes=2), "gpus": 16, "nodes": 2,
         "build": {"enabled": True, "gpus": 8},
     },
 }  # fmt: skip

@@ -1,8 +1,11 @@
-"""The script by which a group's leader learns where its ranks run."""
+"""The scripts by which a group's leader learns where its ranks run, and its ranks get their environment."""
 
 from __future__ import annotations
 
+import json
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +48,21 @@ def test_nothing_is_guessed(tmp_path, missing):
     )
     assert done.returncode != 0
     assert missing in done.stderr
+
+
+def test_ranks_on_other_nodes_have_their_pods_environment(tmp_path):
+    """SSH gives a session none of its server's: neither OPAL_PREFIX, by which Open MPI finds itself, nor NCCL's."""
+    sshd = tmp_path / "sshd"
+    sshd.write_text(f"#!{sys.executable}\nimport json, sys; print(json.dumps(sys.argv[1:]))\n")
+    sshd.chmod(0o755)
+    script = (CHART / "files" / "sshd.sh").read_text(encoding="utf-8").replace("/usr/sbin/sshd", str(sshd))
+    given = {"PATH": "/opt/a:/usr/bin:/bin", "NCCL_DEBUG": "INFO", "ODD": 'a "b" \\ $c', "LINES2": "a\nb", "NONE": ""}
+    done = subprocess.run(
+        ["bash", "-c", script, "/etc/mpi/sshd.sh"],
+        env=given, capture_output=True, text=True, check=True, timeout=10,
+    )  # fmt: skip
+    *_, config, option, setting = json.loads(done.stdout)
+    assert (config, option) == ("/etc/mpi/sshd_config", "-o")
+    words = dict(word.split("=", 1) for word in shlex.split(setting.removeprefix("SetEnv=")))
+    assert {name: words.get(name) for name in given} == {**given, "LINES2": None}
+    assert "LINES2" in done.stderr

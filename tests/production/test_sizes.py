@@ -72,6 +72,7 @@ def test_the_example_of_several_nodes_is_a_recipe_for_its_gpus(tmp_path):
     (tmp_path / "own.toml").write_text(values["recipeToml"], encoding="utf-8")
     recipe = resolve(read_draft(str(tmp_path / "own.toml")), RELEASE)
     assert (recipe.name, recipe.decoder.world_size) == (values["recipe"], values["gpus"])
+    assert recipe.gpus_per_node * values["nodes"] == values["gpus"]
 
 
 def scaled(chart: Rendered) -> dict[str, Any]:

@@ -57,7 +57,7 @@ SITUATIONS: list[dict[str, Any]] = [
         "autoscaling.enabled": False, "storage.deployment.existingClaim": "", "storage.checkpoint.hostPath": "",
         "image.digest": "", "fullnameOverride": "", "serviceAccount.name": "", "recipeToml": "",
     },
-    {"nodes": 2, "autoscaling.engine": "keda", "nameOverride": "", "storage.checkpoint.existingClaim": ""},
+    {"nodes": 2, "recipeToml": "nodes = 2", "autoscaling.engine": "keda", "nameOverride": "", "storage.checkpoint.existingClaim": ""},
     {"autoscaling.engine": "hpa", "storage.checkpoint.existingClaim": ""},
     {"build.enabled": True, "storage.checkpoint.existingClaim": "", "recipeToml": ""},
     {"build.enabled": True, "storage.checkpoint.existingClaim": ""},
@@ -123,6 +123,14 @@ def test_every_value_has_an_effect(tmp_path):
         ),
         ({"nodes": 2, "recipe": "h100x2-fp8", "gpus": 2}, "multiNode.sshSecret"),
         ({"nodes": 2, "recipe": "h100x2-fp8", "gpus": 2, "multiNode": {"sshSecret": "s"}}, "ReadWriteMany"),
+        (
+            {"nodes": 2, "recipe": "h100x2-fp8", "gpus": 2, "build": {"enabled": True}},
+            "recipeToml must say nodes = 2 under [gpu]",
+        ),
+        (
+            {"nodes": 2, "recipeToml": "[gpu]\nnodes = 4", "gpus": 4, "build": {"enabled": True}},
+            "recipeToml must say nodes = 2 under [gpu]",
+        ),
         ({"multiNode": {"sshPort": 22}}, "/multiNode/sshPort"),
         ({"storage": {"checkpoint": {"existingClaim": ""}}}, "give one of storage.checkpoint.existingClaim"),
         ({"storage": {"checkpoint": {"existingClaim": "a", "hostPath": "/a"}}}, "give one of"),

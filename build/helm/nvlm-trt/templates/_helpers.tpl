@@ -26,6 +26,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- div .Values.gpus .Values.nodes }}
 {{- end }}
 
+{{/* A rank takes the GPU of its number modulo the GPUs of a node, which the engine has from its recipe. */}}
+{{- define "nvlm.checkNodes" -}}
+{{- $nodes := int .Values.nodes }}
+{{- if and (gt $nodes 1) (not (regexMatch (printf `(?m)^\s*nodes\s*=\s*%d\s*(#.*)?$` $nodes) .Values.recipeToml)) }}
+{{- fail (printf "nodes above 1 need a recipe of your own: recipeToml must say nodes = %d under [gpu], see examples/several-nodes.yaml" $nodes) }}
+{{- end }}
+{{- end }}
+
 {{- define "nvlm.image" -}}
 {{- $tag := .Values.image.tag | default (printf "%s%s" .Chart.AppVersion (ternary "-multi-node" "" (gt (int .Values.nodes) 1))) }}
 {{- with .Values.image }}{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ $tag }}{{ end }}{{ end }}

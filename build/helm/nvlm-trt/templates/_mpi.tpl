@@ -29,7 +29,7 @@
       - {key: id.pub, path: authorized_keys}
 {{- end }}
 
-{{/* A pod whose ranks the leader starts: an SSH server that hands on the image's environment. */}}
+{{/* A pod whose ranks the leader starts: an SSH server that hands on the pod's environment. */}}
 {{- define "nvlm.worker" -}}
 metadata:
   labels:
@@ -48,6 +48,8 @@ spec:
       command: [bash, /etc/nvlm-trt/mpi/sshd.sh]
       env:
         - {name: HOME, value: /tmp}
+        # As the leader has it: without this choice MPI_Init is known to fail in some containers.
+        - {name: PMIX_MCA_gds, value: hash}
         {{- with .Values.serve.env }}{{ toYaml . | nindent 8 }}{{ end }}
       ports:
         - {name: ssh, containerPort: {{ .Values.multiNode.sshPort }}}
