@@ -47,7 +47,8 @@ def _memory(plan: Plan) -> Iterator[str]:
     for name, size, how in (
         ("decoder weights", memory.weight_bytes, "exact"),
         ("activations", memory.activation_bytes, "estimate, from max_num_tokens"),
-        ("prompt table", memory.prompt_table_bytes, "exact"),
+        ("prompt table", memory.prompt_table_bytes, "exact, of the whole batch"),
+        ("requests' tables", memory.request_table_bytes, "exact, where each request of the batch has all its pictures"),
         ("vision weights", memory.vision_weight_bytes, "exact"),
         ("vision activations", memory.vision_activation_bytes, "estimate, 3.5 times the widest tensor of each tile"),
         ("vision cache", memory.vision_cache_bytes, "the recipe's: rows of tiles seen before"),

@@ -1,9 +1,14 @@
 """What is in GPU memory while a deployment serves, and so what is left for the KV cache.
 
-    capacity = reserve + weights + activations + prompt table [+ vision engine, on the first GPU] + KV pool
+    capacity = reserve + weights + activations + prompt tables [+ vision engine, on one GPU] + KV pool
 
-Weights, prompt table and KV bytes are exact. Activations and the reserve are estimates, each with its source.
+Weights, prompt tables and KV bytes are exact. Activations and the reserve are estimates, each with its source.
 TensorRT-LLM gives every rank a pool for the same number of tokens, so the fullest GPU decides.
+
+There are two kinds of prompt table. The engine reads one for the whole batch. Before every step each request's own table
+is copied into it, so that one stays on the GPU as long as the request does. Every pipeline stage has both kinds, although
+only the first looks anything up; and the batch's exists once per stage, because that many batches are under way (1.2.1's
+``PromptTuningBuffers``).
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ __all__ = [
     "stage_kv_bytes_per_token",
     "stage_layers",
     "vision_activation_bytes_per_tile",
+    "vision_stage",
 ]
 
 # CUDA context, cuBLAS and attention workspaces, NCCL buffers, fragmentation: an estimate, rounded up.
@@ -48,6 +54,7 @@ class GpuMemory:
     weight_bytes: int
     activation_bytes: int
     prompt_table_bytes: int
+    request_table_bytes: int
     vision_weight_bytes: int
     vision_activation_bytes: int
     vision_cache_bytes: int
@@ -61,6 +68,7 @@ class GpuMemory:
             + self.weight_bytes
             + self.activation_bytes
             + self.prompt_table_bytes
+            + self.request_table_bytes
             + self.vision_weight_bytes
             + self.vision_activation_bytes
             + self.vision_cache_bytes
@@ -102,16 +110,25 @@ def vision_activation_bytes_per_tile(vision: VisionConfig, dtype: str) -> int:
     return int(_VISION_WIDEST_TENSORS * vision.num_positions * vision.intermediate_size * ITEM_BYTES[dtype])
 
 
+def vision_stage(recipe: Recipe) -> int:
+    """The pipeline stage of the rank that shares its GPU with the vision engine: the first GPU of the machine that
+    answers.
+
+    TensorRT-LLM gives the last stage to that machine's first ranks, and the others backwards from there; a rank takes
+    the GPU of its number modulo the GPUs of a machine.
+    """
+    return recipe.decoder.pp - max(1, min(recipe.gpus_per_node // recipe.decoder.tp, recipe.decoder.pp))
+
+
 def gpu_memory(config: NvlmConfig, recipe: Recipe, gpu: GpuModel) -> GpuMemory:
     """The fullest GPU of the recipe's tensor and pipeline groups."""
     decoder = recipe.decoder
     stages = decoder_weights(config, decoder)
     memories = []
+    table_bytes = prompt_table_rows(recipe, config) * config.decoder.hidden_size * ITEM_BYTES[config.dtype]
+    vision, seeing = recipe.vision, vision_stage(recipe)
+    tile_bytes = vision_activation_bytes_per_tile(config.vision, vision.dtype)
     for stage, weights in enumerate(stages):
-        first = stage == 0
-        table_bytes = prompt_table_rows(recipe, config) * config.decoder.hidden_size * ITEM_BYTES[config.dtype]
-        vision = recipe.vision
-        tile_bytes = vision_activation_bytes_per_tile(config.vision, vision.dtype)
         memories.append(
             GpuMemory(
                 stage=stage,
@@ -119,10 +136,11 @@ def gpu_memory(config: NvlmConfig, recipe: Recipe, gpu: GpuModel) -> GpuMemory:
                 reserve_bytes=_RESERVE_BYTES,
                 weight_bytes=weights.total_bytes,
                 activation_bytes=_activation_bytes(config, recipe),
-                prompt_table_bytes=table_bytes if first else 0,
-                vision_weight_bytes=vision_weight_bytes(config, vision) if first else 0,
-                vision_activation_bytes=vision.profile[2] * tile_bytes if first else 0,
-                vision_cache_bytes=vision.cache_bytes if first else 0,
+                prompt_table_bytes=decoder.pp * table_bytes,
+                request_table_bytes=decoder.pp * table_bytes,
+                vision_weight_bytes=vision_weight_bytes(config, vision) if stage == seeing else 0,
+                vision_activation_bytes=vision.profile[2] * tile_bytes if stage == seeing else 0,
+                vision_cache_bytes=vision.cache_bytes if stage == seeing else 0,
                 kv_bytes_per_token=stage_kv_bytes_per_token(config, recipe, stage),
             )
         )

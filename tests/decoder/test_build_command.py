@@ -29,16 +29,16 @@ def command(recipe: Recipe) -> list[str]:
 
 
 def test_the_command_of_the_shipped_recipe() -> None:
-    """An example to read: 48 requests of one picture, 7 tiles of 256 rows each."""
+    """An example to read: 40 requests of one picture, 7 tiles of 256 rows each."""
     assert command(load_recipe("h200x1-fp8", RELEASE)) == [
         "trtllm-build",
         *("--checkpoint_dir", "/deployment/decoder/checkpoint"),
         *("--output_dir", "/deployment/decoder/engine"),
-        *("--max_batch_size", "48"),
+        *("--max_batch_size", "40"),
         *("--max_input_len", "8192"),
         *("--max_seq_len", "8192"),
         *("--max_num_tokens", "8192"),
-        *("--max_multimodal_len", "86016"),
+        *("--max_multimodal_len", "71680"),
         *("--workers", "1"),
         *("--gpt_attention_plugin", "auto"),
         *("--gemm_plugin", "disable"),

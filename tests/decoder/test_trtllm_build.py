@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from tests.release import RELEASE
 
 ROOT = Path(__file__).parents[2]
 RECIPE = recipe_with(tp=2)
+MAPPING = Mapping(2, gpus_per_node=RECIPE.gpus_per_node)
 H200 = Gpu("NVIDIA H200", 143_771, "580.65", "9.0")
 GPUS = (H200, H200)
 RANK_BYTES = 1000
@@ -36,7 +38,7 @@ RANK_BYTES = 1000
 def checkpoint_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "a checkpoint"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(checkpoint_json(RELEASE, Mapping(2))), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(checkpoint_json(RELEASE, MAPPING)), encoding="utf-8")
     for rank in range(2):
         (folder / f"rank{rank}.safetensors").write_bytes(bytes(RANK_BYTES))
     return folder
@@ -107,7 +109,7 @@ FAULTS = [
     Fault("half", "E-ENGINE-INCOMPLETE", "rank1.engine", "decoder.engine"),
     Fault("cut", "E-ENGINE-INCOMPLETE", "rank0.engine, rank1.engine", "decoder.engine"),
     Fault("empty", "E-ENGINE-INCOMPLETE", "rank0.engine, rank1.engine", "decoder.engine"),
-    Fault("other", "E-ENGINE-CONFIG", "max_batch_size = 49", "decoder.engine"),
+    Fault("other", "E-ENGINE-CONFIG", "max_batch_size = 41", "decoder.engine"),
     Fault("no version", "E-ENGINE-CONFIG", "names no version", "decoder.engine"),
 ]
 
@@ -203,6 +205,14 @@ def test_a_disk_that_is_too_small_is_found_before_it_starts(checkpoint_dir, engi
 def test_a_checkpoint_that_lacks_a_rank_is_refused(checkpoint_dir: Path, engine_dir: Path) -> None:
     (checkpoint_dir / "rank1.safetensors").unlink()
     with pytest.raises(ArtefactError, match=r"E-ARTEFACT-FILE: .*rank1\.safetensors"):
+        run(checkpoint_dir, engine_dir)
+
+
+def test_an_engine_for_machines_with_other_numbers_of_gpus_is_refused(checkpoint_dir: Path, engine_dir: Path) -> None:
+    """It would build, and at its start on the second machine look for GPUs that are not there."""
+    config = checkpoint_json(RELEASE, dataclasses.replace(MAPPING, gpus_per_node=8))
+    (checkpoint_dir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ArtefactError, match=r"E-ENGINE-CONFIG: .*mapping\.gpus_per_node = 8"):
         run(checkpoint_dir, engine_dir)
 
 

@@ -27,9 +27,9 @@ def changed(name: str, section: str, **values: object) -> RecipeDraft:
 @pytest.mark.parametrize(
     ("name", "tp", "batch_size", "rows"),
     [
-        ("h200x1-fp8", 1, 48, 86_016),
+        ("h200x1-fp8", 1, 40, 71_680),
         ("h100x2-fp8", 2, 40, 71_680),
-        ("h100x4-fp8", 4, 152, 272_384),
+        ("h100x4-fp8", 4, 136, 243_712),
         ("h100x8-fp8", 8, 256, 458_752),
         ("h200x8-fp8", 8, 256, 458_752),
     ],
