@@ -167,7 +167,9 @@ def test_a_response_holds_only_what_was_asked_for():
         "sequence_length": [[2]],
     }
     flags = ("return_log_probs", "return_num_input_tokens", "return_num_output_tokens")
-    full = write_tensors(read_call(minimal(**{name: np.array([[True]]) for name in flags}), "a"), emission, (-0.25, -0.5, -1.5))
+    full = write_tensors(
+        read_call(minimal(**{name: np.array([[True]]) for name in flags}), "a"), emission, (-0.25, -0.5, -1.5)
+    )
     assert {name: tensor.tolist() for name, tensor in full.items()} == {
         "output_ids": [[[8, 9]]],
         "sequence_length": [[2]],
