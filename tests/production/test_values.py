@@ -57,7 +57,10 @@ SITUATIONS: list[dict[str, Any]] = [
         "autoscaling.enabled": False, "storage.deployment.existingClaim": "", "storage.checkpoint.hostPath": "",
         "image.digest": "", "fullnameOverride": "", "serviceAccount.name": "", "recipeToml": "",
     },
-    {"nodes": 2, "recipeToml": "nodes = 2", "autoscaling.engine": "keda", "nameOverride": "", "storage.checkpoint.existingClaim": ""},
+    {
+        "nodes": 2, "recipeToml": "nodes = 2", "autoscaling.engine": "keda", "nameOverride": "",
+        "storage.checkpoint.existingClaim": "",
+    },
     {"autoscaling.engine": "hpa", "storage.checkpoint.existingClaim": ""},
     {"build.enabled": True, "storage.checkpoint.existingClaim": "", "recipeToml": ""},
     {"build.enabled": True, "storage.checkpoint.existingClaim": ""},
