@@ -17,11 +17,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "least": LEAST,
     "hpa": {**LEAST, "autoscaling": {"enabled": True, "engine": "hpa", "queueSeconds": 0.5}},
     "hpa of groups": {
-        "recipe": "mine", "recipeToml": _MINE.format(gpus=8, nodes=4), "gpus": 8, "nodes": 4, "storage": _SHARED, "multiNode": _NETWORK,
+        "recipe": "mine", "recipeToml": _MINE.format(gpus=8, nodes=4), "gpus": 8, "nodes": 4,
+        "storage": _SHARED, "multiNode": _NETWORK,
         "autoscaling": {"enabled": True, "engine": "hpa"},
     },
     "keda of groups": {
-        "recipe": "mine", "recipeToml": _MINE.format(gpus=2, nodes=2), "gpus": 2, "nodes": 2, "storage": _SHARED, "multiNode": _NETWORK,
+        "recipe": "mine", "recipeToml": _MINE.format(gpus=2, nodes=2), "gpus": 2, "nodes": 2,
+        "storage": _SHARED, "multiNode": _NETWORK,
         "autoscaling": {"enabled": True}, "serve": {"allowImageHosts": ["pictures.example.org"]},
     },
     "nothing optional": {
