@@ -12,6 +12,7 @@ from nvlm_trt.errors import ArtefactError, MissingToolError
 from nvlm_trt.model.config import NvlmConfig
 from nvlm_trt.model.json_file import read_json_object
 from nvlm_trt.pipeline.machine import gpus
+from nvlm_trt.pipeline.recipe import DEFAULT_PER_NODE
 
 __all__ = ["check_deployment"]
 
@@ -41,12 +42,11 @@ def _world_size(folder: Path, visible_gpus: int) -> int:
     """Of none it is not known whether they are there: they are counted by a tool that may be missing."""
     try:
         config = json.loads((folder / "decoder" / "checkpoint" / "config.json").read_text(encoding="utf-8"))
-        world_size, gpus_per_node = (int(config["mapping"][key]) for key in ("world_size", "gpus_per_node"))
-    except (OSError, ValueError, KeyError, TypeError):
+        mapping = config["mapping"]
+        world_size, gpus_per_node = int(mapping["world_size"]), int(mapping.get("gpus_per_node", DEFAULT_PER_NODE))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ArtefactError(
-            "E-ARTEFACT-DECODER",
-            "The decoder checkpoint does not say how many ranks it has, in all and on a machine.",
-            "Build it again.",
+            "E-ARTEFACT-DECODER", "The decoder checkpoint does not say of how many ranks it is.", "Build it again."
         ) from None
     wanted = min(world_size, gpus_per_node)
     if 0 < visible_gpus < wanted:

@@ -26,7 +26,7 @@ from nvlm_trt.pipeline.decoder_work import (
     run_write_unified,
 )
 from nvlm_trt.pipeline.machine import lacking_trtllm_build
-from nvlm_trt.pipeline.recipe import Recipe
+from nvlm_trt.pipeline.recipe import DEFAULT_PER_NODE, Recipe
 from nvlm_trt.pipeline.step import Step
 from nvlm_trt.pipeline.vision_steps import VISION_ARTEFACTS, VISION_TENSORS
 
@@ -124,7 +124,8 @@ def _unified_step(recipe: Recipe) -> Step:
 
 def _checkpoint_step(recipe: Recipe) -> Step:
     sizes = ("exclude", "force_kv_cache", "kv_cache", "pp", "quantization", "tp")
-    machines = ("gpu.count", "gpu.nodes") if recipe.gpu else ()
+    # Where they change nothing they are left out, so that a laptop's checkpoint is good for a GPU's recipe.
+    machines = () if recipe.gpus_per_node == DEFAULT_PER_NODE else ("gpu.count", "gpu.nodes")
     return Step(
         name="decoder.checkpoint",
         run=run_write_checkpoint,

@@ -14,6 +14,7 @@ from nvlm_trt.plan.gpu import GPUS, GpuModel
 from nvlm_trt.vision.linears import PROJECTOR
 
 __all__ = [
+    "DEFAULT_PER_NODE",
     "CalibrationRecipe",
     "ContainerRecipe",
     "DecoderDraft",
@@ -29,6 +30,9 @@ __all__ = [
 Auto = Literal["auto"]
 TensorParallel = Literal[1, 2, 4, 8]
 BatchSize = Annotated[int, pydantic.Field(ge=1, le=2048)]
+
+DEFAULT_PER_NODE = 8
+"""GPUs of a machine where TensorRT-LLM is told nothing."""
 NumTokens = Annotated[int, pydantic.Field(ge=16)]
 
 
@@ -170,10 +174,6 @@ class GpuRecipe(_Section):
     def model(self) -> GpuModel:
         return GPUS[self.name]
 
-    @property
-    def per_node(self) -> int:
-        return self.count // self.nodes
-
 
 class ContainerRecipe(_Section):
     """The image that builds and serves. It must be the same one for both, because a plan is tied to its TensorRT."""
@@ -232,5 +232,8 @@ class Recipe(_RecipeSections):
 
     @property
     def gpus_per_node(self) -> int:
-        """TensorRT-LLM's own default where no GPUs are named."""
-        return self.gpu.per_node if self.gpu else 8
+        """By which TensorRT-LLM finds a rank's GPU. On one machine any number does that is not below its GPUs, so it is
+        TensorRT-LLM's own default, and the checkpoint the same whatever the machine."""
+        if self.gpu is None or (self.gpu.nodes == 1 and self.gpu.count <= DEFAULT_PER_NODE):
+            return DEFAULT_PER_NODE
+        return self.gpu.count // self.gpu.nodes

@@ -210,9 +210,9 @@ def test_a_checkpoint_that_lacks_a_rank_is_refused(checkpoint_dir: Path, engine_
 
 def test_an_engine_for_machines_with_other_numbers_of_gpus_is_refused(checkpoint_dir: Path, engine_dir: Path) -> None:
     """It would build, and at its start on the second machine look for GPUs that are not there."""
-    config = checkpoint_json(RELEASE, dataclasses.replace(MAPPING, gpus_per_node=8))
+    config = checkpoint_json(RELEASE, dataclasses.replace(MAPPING, gpus_per_node=1))
     (checkpoint_dir / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(ArtefactError, match=r"E-ENGINE-CONFIG: .*mapping\.gpus_per_node = 8"):
+    with pytest.raises(ArtefactError, match=r"E-ENGINE-CONFIG: .*mapping\.gpus_per_node = 1"):
         run(checkpoint_dir, engine_dir)
 
 

@@ -62,8 +62,9 @@ def test_a_machine_needs_the_gpus_of_its_ranks(machine, deployment, mapping, lea
         check_deployment(deployment)
 
 
-def test_a_checkpoint_that_says_nothing_of_its_ranks_is_refused(machine, deployment):
+@pytest.mark.parametrize("text", ['{"mapping": {}}', '{"mapping": 8}', '{"mapping": {"world_size": "many"}}', "{"])
+def test_a_checkpoint_that_says_nothing_of_its_ranks_is_refused(machine, deployment, text):
     machine(8)
-    (deployment / "decoder" / "checkpoint" / "config.json").write_text('{"mapping": {"world_size": 8}}')
+    (deployment / "decoder" / "checkpoint" / "config.json").write_text(text)
     with pytest.raises(ArtefactError, match="E-ARTEFACT-DECODER"):
         check_deployment(deployment)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nvlm_trt.errors import UsageError
-from nvlm_trt.pipeline.recipe import Recipe
+from nvlm_trt.pipeline.recipe import GpuRecipe, Recipe
 from nvlm_trt.pipeline.recipe_file import read_draft, recipe_names
 from nvlm_trt.plan.resolve import load_recipe
 from tests.pipeline.toys import RECIPE, write_recipe
@@ -116,6 +116,13 @@ def test_a_calibration_set_lies_where_the_recipe_says(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(PRODUCTION + '\n[calibration]\nset = "sets/my set.jsonl"\n')
     assert read_draft(str(file)).calibration.set == str(tmp_path / "sets" / "my set.jsonl")
+
+
+@pytest.mark.parametrize(("count", "nodes", "each"), [(1, 1, 8), (8, 1, 8), (16, 1, 16), (8, 2, 4), (2, 2, 1)])
+def test_a_rank_finds_its_gpu_by_those_of_a_machine(count: int, nodes: int, each: int) -> None:
+    """On one machine as TensorRT-LLM does by itself, so that the checkpoint is the same for all of them."""
+    gpu = GpuRecipe(name="H100-80GB", count=count, nodes=nodes)
+    assert load_recipe("h100x2-fp8", RELEASE).model_copy(update={"gpu": gpu}).gpus_per_node == each
 
 
 @pytest.mark.parametrize("name", ["", "nowhere", "../embedded", "nowhere.toml", "embedded.tom"])
