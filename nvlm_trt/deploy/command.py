@@ -2,8 +2,8 @@
 
 Several GPUs use TensorRT-LLM's leader mode: one mpirun, one server per rank. All read the same repository; rank 0 loads
 every model and answers, the others load only the decoder and work for it. The form is that of TensorRT-LLM 1.2.1's
-``launch_triton_server.py``. Its ranks each hold a CUDA context and a memory pool on every GPU they see, about 0.5 GB per
-rank and GPU, for copies between GPUs that nobody makes here; so ours are told to make neither.
+``launch_triton_server.py``. Its ranks each hold a CUDA context and a memory pool on every GPU they see, about 0.5 GB
+per rank and GPU, for copies between GPUs that nobody makes here; so ours are told to make neither.
 """
 
 from __future__ import annotations

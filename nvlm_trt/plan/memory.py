@@ -5,10 +5,10 @@
 Weights, prompt tables and KV bytes are exact. Activations and the reserve are estimates, each with its source.
 TensorRT-LLM gives every rank a pool for the same number of tokens, so the fullest GPU decides.
 
-There are two kinds of prompt table. The engine reads one for the whole batch. Before every step each request's own table
-is copied into it, so that one stays on the GPU as long as the request does. Every pipeline stage has both kinds, although
-only the first looks anything up; and the batch's exists once per stage, because that many batches are under way (1.2.1's
-``PromptTuningBuffers``).
+There are two kinds of prompt table. The engine reads one for the whole batch. Before every step each request's own
+table is copied into it, so that one stays on the GPU as long as the request does. Every pipeline stage has both kinds,
+although only the first looks anything up; and the batch's exists once per stage, because that many batches are under
+way (1.2.1's ``PromptTuningBuffers``).
 """
 
 from __future__ import annotations

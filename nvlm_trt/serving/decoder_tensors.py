@@ -161,8 +161,8 @@ def write_tensors(call: DecoderCall, emission: Emission, log_probs: Sequence[flo
     """The output tensors of one response, each with a leading batch axis.
 
     What was not asked for is left out, as in production; ``sequence_index`` comes with ``num_return_sequences``.
-    ``log_probs`` are those of all tokens of its sequence up to and including this response: as in production, a response
-    brings only its own tokens, but the log probabilities of all so far.
+    ``log_probs`` are those of all tokens of its sequence up to and including this response: as in production, a
+    response brings only its own tokens, but the log probabilities of all so far.
     """
     tokens = np.array([[emission.tokens]], np.int32).reshape(1, 1, -1)
     tensors: dict[str, NDArray[Any]] = {
