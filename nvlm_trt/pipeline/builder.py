@@ -24,7 +24,7 @@ from nvlm_trt.pipeline.report import BuildResult, Reporter, SilentReporter
 from nvlm_trt.pipeline.run import Run
 from nvlm_trt.pipeline.step import Step
 from nvlm_trt.pipeline.steps import steps_for
-from nvlm_trt.pipeline.workspace import open_workspace
+from nvlm_trt.pipeline.workspace import open_workspace, require_own
 from nvlm_trt.plan.resolve import resolve
 
 __all__ = ["build"]
@@ -45,8 +45,9 @@ def build(
     ``recipe_name`` is a shipped recipe or a ``.toml`` file. With ``until`` only that step and what it needs are done.
     ``steps`` replaces the recipe's own.
 
-    Raises ``UsageError`` for a bad recipe and E-USAGE-STEP, ``CheckpointError`` for a bad checkpoint, ``ArtefactError``
-    E-ARTEFACT-MANIFEST, and ``BuildError``: E-BUILD-LOCKED, E-BUILD-WRITE, E-BUILD-SPACE, E-BUILD-INSIDE.
+    Raises ``UsageError`` for a bad recipe, E-USAGE-STEP and E-USAGE-OUT, ``CheckpointError`` for a bad
+    checkpoint, ``ArtefactError`` E-ARTEFACT-MANIFEST, and ``BuildError``: E-BUILD-LOCKED, E-BUILD-WRITE, E-BUILD-SPACE,
+    E-BUILD-INSIDE.
     """
     draft = read_draft(recipe_name)
     checkpoint = open_checkpoint(checkpoint_path)
@@ -56,6 +57,7 @@ def build(
     ordered = in_order(steps if steps is not None else steps_for(recipe))
     for step in ordered:
         step.command(recipe, checkpoint.config)  # a recipe that the model cannot have shows before the long work
+    require_own(out, (output for step in ordered for output in step.outputs))
     wanted = ordered if until is None else needed_for(_named(until, ordered), ordered)
     if dry_run:
         reports = DryRun(checkpoint, recipe, out).reports(wanted)

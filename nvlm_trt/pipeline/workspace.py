@@ -4,6 +4,8 @@ Everything that is not an artefact lies below ``DIR/.build``: the lock, the memo
 ``*.partial`` folder for the running step. Outputs are synced there and renamed to their place, so they share a file
 system with it. A killed build leaves a ``*.partial`` folder, which the next build removes, and for the longest steps a
 ``*.scratch`` folder, from which it goes on.
+
+An output replaces what has its name. So in a folder where no build has been, nothing may have one.
 """
 
 from __future__ import annotations
@@ -13,18 +15,19 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nvlm_trt.checkpoint.disk import sync_folder
-from nvlm_trt.errors import BuildError
-from nvlm_trt.pipeline.manifest import replace_text
+from nvlm_trt.errors import BuildError, UsageError
+from nvlm_trt.pipeline.manifest import MANIFEST, replace_text
 
-__all__ = ["Workspace", "open_workspace"]
+__all__ = ["Workspace", "open_workspace", "require_own"]
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_FOLDER = _NO_WRITE | {errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
+_INNER = ".build"
 
 
 class Workspace:
@@ -32,7 +35,7 @@ class Workspace:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.inner = out / ".build"
+        self.inner = out / _INNER
 
     @contextlib.contextmanager
     def partial(self, step: str) -> Iterator[Path]:
@@ -83,7 +86,7 @@ class Workspace:
 
     def clean(self) -> None:
         """Remove what a killed build left."""
-        for leftover in [*self.inner.glob("*.partial"), *self.out.glob("*.partial")]:
+        for leftover in [*self.inner.glob("*.partial"), *self.out.glob(f"{MANIFEST}.partial")]:
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover)
             else:
@@ -91,6 +94,20 @@ class Workspace:
 
     def write_text(self, name: str, text: str) -> None:
         replace_text(self.out / name, text)
+
+
+def require_own(out: Path, outputs: Iterable[str]) -> None:
+    """Raises ``UsageError`` E-USAGE-OUT where one of ``outputs`` is in a folder that no build has worked in."""
+    # Not pathlib's way, which raises where a folder may not be looked into; such a one is explained by whoever writes.
+    if any(os.path.lexists(out / name) for name in (_INNER, MANIFEST)):
+        return
+    for output in outputs:
+        if os.path.lexists(out / output):
+            raise UsageError(
+                "E-USAGE-OUT",
+                f"{out.resolve().name or 'The folder'} holds {output!r}, which no build made and this would replace.",
+                "Name a new folder with -o.",
+            )
 
 
 @contextlib.contextmanager

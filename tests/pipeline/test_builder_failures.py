@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nvlm_trt.errors import ArtefactError, BuildError, MissingToolError
+from nvlm_trt.errors import ArtefactError, BuildError, MissingToolError, UsageError
 from nvlm_trt.pipeline.builder import build
 from nvlm_trt.pipeline.step import Step, StepContext
 from nvlm_trt.pipeline.workspace import open_workspace
@@ -100,6 +100,25 @@ def test_the_output_may_not_lie_in_the_checkpoint(small_checkpoint: Path, recipe
         build(small_checkpoint, recipe, small_checkpoint / "out", steps=toy_steps())
     assert refused.value.code == "E-BUILD-INSIDE"
     assert not (small_checkpoint / "out").exists()
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_no_build_made_is_not_replaced(small_checkpoint, recipe, out, dry_run: bool) -> None:
+    """As with ``-o .`` where the checkpoint itself lies in ``model``."""
+    (out / "second" / "folder").mkdir(parents=True)
+    (out / "second" / "folder" / "mine").write_text("years of work")
+    with pytest.raises(UsageError, match="'second/folder'") as refused:
+        build(small_checkpoint, recipe, out, dry_run=dry_run, steps=toy_steps())
+    assert refused.value.code == "E-USAGE-OUT"
+    assert [file.name for file in out.rglob("*")] == ["second", "folder", "mine"]
+
+
+def test_files_beside_the_artefacts_stay(small_checkpoint: Path, recipe: str, out: Path) -> None:
+    out.mkdir(parents=True)
+    (out / "film.partial").write_text("mine")
+    for _ in range(2):
+        build(small_checkpoint, recipe, out, steps=toy_steps())
+    assert (out / "film.partial").read_text() == "mine"
 
 
 def test_a_file_in_the_way_is_explained(small_checkpoint: Path, recipe: str, out: Path) -> None:
