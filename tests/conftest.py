@@ -23,16 +23,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small NVLM-D checkpoint, seed 0; to be read, not changed."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "small"
+    """A small NVLM-D checkpoint, seed 0, in a path beyond ASCII; to be read, not changed."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "small, schön"
     write_checkpoint(folder, SIZES["small"])
     return folder
 
 
 @pytest.fixture(scope="session")
 def deployment(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small checkpoint's, in a folder with blanks in its path; to be read, not changed."""
-    folder = tmp_path_factory.mktemp("a deployment") / "with blanks"
+    """The small checkpoint's, in a path with blanks and beyond ASCII; to be read, not changed."""
+    folder = tmp_path_factory.mktemp("a deployment") / "mit Lücken"
     build(small_checkpoint, "embedded", folder)
     return folder
 

@@ -1,12 +1,14 @@
 """A copy of a deployment's model repository for one server run: with real folders, in a path without blanks.
 
 Triton passes the repository's path to its model processes through an unquoted shell line, so it may contain no blank or
-shell character. The folders of the deployment itself reach the models as parameters and may have any name. Beside each
-model lies a link to this package, so that the models run the code that started them, installed or not.
+shell character. The folders of the deployment itself reach the models as parameters; the interpreter that Triton embeds
+has no locale and opens no file whose name goes beyond ASCII, so a folder with such a name is reached through a link.
+Beside each model lies a link to this package, so that the models run the code that started them, installed or not.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import tempfile
@@ -51,18 +53,27 @@ def stage_repository(deployment_dir: Path, checkpoint_dir: Path, folder: Path, m
     """
     if marks is not None:
         marks.mkdir()
-    real = {"/deployment": str(deployment_dir.resolve()), "/checkpoint": str(checkpoint_dir.resolve())}
+    real = {"/deployment": deployment_dir.resolve(), "/checkpoint": checkpoint_dir.resolve()}
     for name in MODELS:
         source = deployment_dir / "triton_repo" / name
         config = read_model_config(source / "config.pbtxt")
-        _replace_folders(config, real)
+        (folder / name / "1").mkdir(parents=True)
+        _replace_folders(config, {mounted: _in_ascii(place, folder / name / "1") for mounted, place in real.items()})
         if marks is not None and name in _TOLD:
             set_parameter(config, MARKS, str(marks))
-        (folder / name / "1").mkdir(parents=True)
         write_model_config(config, folder / name / "config.pbtxt")
         if (source / "1" / "model.py").exists():
             shutil.copyfile(source / "1" / "model.py", folder / name / "1" / "model.py")
             (folder / name / "1" / _PACKAGE.name).symlink_to(_PACKAGE)
+
+
+def _in_ascii(place: Path, beside: Path) -> str:
+    """The folder's path, or that of a link to it."""
+    if str(place).isascii():
+        return str(place)
+    link = beside / f"{hashlib.sha256(bytes(place)).hexdigest()[:16]}.link"
+    link.symlink_to(place)
+    return str(link)
 
 
 def _replace_folders(config: ModelConfig, real: dict[str, str]) -> None:

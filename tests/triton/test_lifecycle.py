@@ -48,11 +48,12 @@ def foreign_commands() -> Iterator[str]:
                 yield folder.joinpath("cmdline").read_text()
 
 
-def test_a_server_leaves_nothing_behind_and_runs_from_an_environment_with_a_blank(
+def test_a_server_leaves_nothing_behind_and_runs_from_an_environment_of_any_name(
     deployment, small_checkpoint, tmp_path
 ):
-    """The whole life of a server in a process whose interpreter, project and deployment have blanks in their paths."""
-    environment = tmp_path / "an environment"
+    """The whole life of a server in a process whose interpreter, project and deployment have blanks in their paths, and
+    letters that are not ASCII's."""
+    environment = tmp_path / "eine schöne Umgebung"
     environment.symlink_to(sys.prefix)
     before = traces()
     script = (
