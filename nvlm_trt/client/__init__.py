@@ -14,10 +14,13 @@ from nvlm_trt.client.answer import Answer, AnswerStream, Chunk, PromptFacts
 from nvlm_trt.client.grpc_client import GrpcClient
 from nvlm_trt.client.http_client import HttpClient
 from nvlm_trt.client.options import AskOptions
+from nvlm_trt.errors import UsageError
 
 __all__ = ["Answer", "AnswerStream", "AskOptions", "Chunk", "GrpcClient", "HttpClient", "PromptFacts", "open_client"]
 
 
 def open_client(url: str, timeout_s: float = 60.0) -> GrpcClient | HttpClient:
     """A client for grpc://HOST:PORT or http://HOST:PORT. Raises ``UsageError`` E-USAGE-URL."""
+    if not url.startswith(("grpc://", "http://")):
+        raise UsageError("E-USAGE-URL", f"{url!r} is neither grpc://HOST:PORT nor http://HOST:PORT.", "Correct it.")
     return GrpcClient(url, timeout_s) if url.startswith("grpc://") else HttpClient(url, timeout_s)

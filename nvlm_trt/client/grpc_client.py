@@ -11,6 +11,7 @@ asks the decoder to stop, takes what still comes, and cancels only if the end do
 from __future__ import annotations
 
 import queue
+import re
 import threading
 import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -39,9 +40,13 @@ __all__ = [
 ]
 
 _STOP_TIMEOUT_S = 5.0
+# What gRPC says of a port that can be reached and answers its greeting in HTTP 1, or hangs up.
+_NO_GRPC = re.compile("failed to connect .*(Failed parsing HTTP/2|http1.x server|Socket closed)", re.DOTALL)
 NO_LIMIT = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 CHANNEL = [
     *NO_LIMIT,
+    # As over HTTP: straight, whatever proxy the environment names.
+    ("grpc.enable_http_proxy", 0),
     # A server that is started again is found within a second; left to itself gRPC would come to look every two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -203,6 +208,8 @@ def read_chunk(response: Any) -> Chunk:
 def grpc_failure(error: grpc.RpcError, url: str, timeout_s: float) -> NvlmError:
     """The error for a failed call to ``url`` that had ``timeout_s`` seconds."""
     code, details = error.code(), error.details() or ""
+    if _NO_GRPC.search(details):
+        return unreadable(details)
     if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("in ensemble"):
         return lost(details) if "reset" in details.lower() else unreachable(url, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

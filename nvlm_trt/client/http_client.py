@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from nvlm_trt.client.answer import FACTS, Answer, AnswerStream, Chunk, PromptFacts, log_probs_of
 from nvlm_trt.client.failures import lost, refused, timed_out, unreachable, unreadable
 from nvlm_trt.client.options import AskOptions, request_values
-from nvlm_trt.errors import NvlmError, UsageError
+from nvlm_trt.errors import NvlmError, ServerError, UsageError
 
 __all__ = ["HttpClient"]
 
@@ -47,9 +47,14 @@ class HttpClient:
         with self.stream(question, images, options) as stream:
             return stream.finish()
 
-    def stream(self, question: str, images: Sequence[bytes] = (), options: AskOptions | None = None) -> AnswerStream:
-        """Chunks as they come, one if ``options.stream`` is off. Errors are raised while iterating."""
-        request_id = uuid.uuid4().hex
+    def stream(
+        self, question: str, images: Sequence[bytes] = (), options: AskOptions | None = None, *, named: str = ""
+    ) -> AnswerStream:
+        """Chunks as they come, one if ``options.stream`` is off. Errors are raised while iterating.
+
+        ``named`` begins the request's id, for whoever reads the server's logs.
+        """
+        request_id = f"{named}{uuid.uuid4().hex}"
         return AnswerStream(
             self._chunks(request_values(question, images, options or AskOptions()), request_id), request_id
         )
@@ -124,6 +129,10 @@ class HttpClient:
                 yield response
         except TimeoutError:
             raise timed_out(timeout_s) from None
+        except http.client.RemoteDisconnected as error:
+            raise lost(error) from None
+        except http.client.BadStatusLine as error:  # no HTTP, such as the gRPC port's first words
+            raise unreadable(error) from None
         except (OSError, http.client.HTTPException) as error:
             raise lost(error) from None
         finally:
@@ -143,6 +152,9 @@ def _parse(data: bytes) -> dict[str, Any]:
         raise unreadable(error) from None
     if not isinstance(body, dict):
         raise unreadable()
+    if isinstance(body.get("error"), dict):
+        what = "What answered speaks OpenAI's API, as the gateway does."
+        raise ServerError("E-SERVER-PROTOCOL", what, "Ask the Triton behind it, at its HTTP or gRPC port.")
     if "error" in body:
         raise refused(str(body["error"]))
     return body

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import urllib.request
 from dataclasses import dataclass
+
+from nvlm_trt.client.direct import read_page
 
 __all__ = ["TritonFigures", "parse_figures", "read_figures"]
 
@@ -24,8 +25,7 @@ class TritonFigures:
 
 def read_figures(metrics_url: str) -> TritonFigures:
     """Raises ``OSError``, ``ValueError``."""
-    with urllib.request.urlopen(metrics_url, timeout=_TIMEOUT_S) as response:
-        return parse_figures(response.read().decode())
+    return parse_figures(read_page(metrics_url, _TIMEOUT_S).decode())
 
 
 def parse_figures(text: str) -> TritonFigures:

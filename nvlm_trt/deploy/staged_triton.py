@@ -9,11 +9,11 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
 from nvlm_trt.client import AskOptions, HttpClient
+from nvlm_trt.client.direct import read_page
 from nvlm_trt.deploy.address import Address
 from nvlm_trt.deploy.deployment_needs import check_deployment
 from nvlm_trt.deploy.figures import TritonFigures, read_figures
@@ -142,7 +142,7 @@ class StagedTriton:
         """Have the whole ensemble answer a one-token question. Raises the ``NvlmError`` with which that fails."""
         # A question abandoned costs a token. Stopping it would cost a hung server's watcher as long again.
         with HttpClient(self.address.http_url, timeout_s, stops=False) as client:
-            client.ask("Hello", options=_PROBE)
+            client.stream("Hello", options=_PROBE, named="health-").finish()
 
     def figures(self) -> TritonFigures:
         """Raises ``OSError``, ``ValueError``."""
@@ -196,7 +196,7 @@ class StagedTriton:
 
 def _says_ready(http_url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{http_url}/v2/health/ready", timeout=1) as response:
-            return bool(response.status == 200)
+        read_page(f"{http_url}/v2/health/ready", 1)
     except OSError:
         return False
+    return True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,7 +17,8 @@ import grpc
 from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from nvlm_trt.client.grpc_client import read_address
+from nvlm_trt.client.direct import read_page
+from nvlm_trt.client.grpc_client import CHANNEL, read_address
 from nvlm_trt.load.result import DecoderWork, ModelTimes, ServerSide, TilesEncoded
 
 __all__ = ["Counters", "difference", "read_counters", "server_name"]
@@ -138,13 +138,12 @@ def _statistics(url: str) -> dict[str, dict[str, int]]:
 
 
 def _metrics(url: str) -> dict[str, float]:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as page:
-        text = page.read().decode()
+    text = read_page(url, _TIMEOUT_S).decode()
     return {name + (f"{{{labels}}}" if labels else ""): float(value) for name, labels, value in _LINE.findall(text)}
 
 
 def _grpc(url: str, call: str, request: Any) -> dict[str, Any]:
-    with grpc.insecure_channel(read_address(url)) as channel:
+    with grpc.insecure_channel(read_address(url), CHANNEL) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         response = getattr(stub, call)(request, timeout=_TIMEOUT_S)
     data: dict[str, Any] = json_format.MessageToDict(response, preserving_proto_field_name=True)
@@ -152,8 +151,7 @@ def _grpc(url: str, call: str, request: Any) -> dict[str, Any]:
 
 
 def _get_json(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
-        data: dict[str, Any] = json.load(response)
+    data: dict[str, Any] = json.loads(read_page(url, _TIMEOUT_S))
     return data
 
 
