@@ -86,6 +86,7 @@ def serve(
     from nvlm_trt.deploy.staged_triton import StagedTriton
     from nvlm_trt.supervise.supervisor import Supervisor
 
+    output = supervise.logged(output)
     with UntilStopped() as until_stopped, contextlib.ExitStack() as stack:
         ports = dict(zip(ports, choose_ports(host, list(ports.items())), strict=True))
         output.note(f"starting Triton for {folder}")

@@ -95,6 +95,18 @@ class SuperviseChoice:
 
         return EventLog(lambda line: click.echo(line, err=True), as_json=self.json_log, quiet=output.quiet)
 
+    def logged(self, output: Output) -> Output:
+        """``output``, with its notes in the log where that is JSON, in which no other line may be."""
+        return _Logged(output.as_json, output.quiet, self.events(output)) if self.json_log else output
+
+
+@dataclass(frozen=True, slots=True)
+class _Logged(Output):
+    events: EventLog
+
+    def note(self, text: str) -> None:
+        self.events("server", "note", text)
+
 
 def supervise_options(command: F) -> F:
     """Adds the options; the command gets a ``SuperviseChoice`` as ``supervise``."""

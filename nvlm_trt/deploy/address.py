@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nvlm_trt.errors import ServerError
 
-__all__ = ["Address", "choose_ports"]
+__all__ = ["Address", "choose_ports", "in_url"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +26,20 @@ class Address:
 
     @property
     def http_url(self) -> str:
-        return f"http://{self.host}:{self.http_port}"
+        return f"http://{in_url(self.host)}:{self.http_port}"
 
     @property
     def grpc_url(self) -> str:
-        return f"grpc://{self.host}:{self.grpc_port}"
+        return f"grpc://{in_url(self.host)}:{self.grpc_port}"
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{self.host}:{self.metrics_port}/metrics"
+        return f"http://{in_url(self.host)}:{self.metrics_port}/metrics"
+
+
+def in_url(host: str) -> str:
+    """The host as it stands in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def choose_ports(host: str, wanted: Sequence[tuple[str, int]]) -> list[int]:

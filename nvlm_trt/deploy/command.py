@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from nvlm_trt.deploy.address import Address
+from nvlm_trt.deploy.address import Address, in_url
 
 __all__ = ["EXIT_TIMEOUT_S", "rank_commands", "server_command"]
 
@@ -25,14 +25,16 @@ _CLOSED = "shared-memory,model-repository,logging,trace"
 def server_command(server: Path, repository: Path, address: Address, prefix: str, *more: str) -> list[str]:
     """``prefix`` begins the names of its files in /dev/shm; ``more`` are flags of one kind of installation."""
     key = secrets.token_hex(16)
+    # Its HTTP library marks IPv6 addresses in a way of its own.
+    http_host = f"ipv6:{address.host}" if ":" in address.host else address.host
     return [
         str(server),
         f"--model-repository={repository}",
-        f"--http-address={address.host}",
+        f"--http-address={http_host}",
         f"--http-port={address.http_port}",
-        f"--grpc-address={address.host}",
+        f"--grpc-address={in_url(address.host)}",
         f"--grpc-port={address.grpc_port}",
-        f"--metrics-address={address.host}",
+        f"--metrics-address={http_host}",
         f"--metrics-port={address.metrics_port}",
         "--grpc-infer-allocation-pool-size=0",
         f"--http-restricted-api={_CLOSED}:closed={key}",

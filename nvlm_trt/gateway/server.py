@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from nvlm_trt.client.grpc_client import read_address
-from nvlm_trt.errors import ServerError, UsageError
+from nvlm_trt.errors import ServerError
 from nvlm_trt.gateway.app import make_app
 from nvlm_trt.gateway.protocol import bounded_protocol
 from nvlm_trt.gateway.settings import GatewaySettings
@@ -35,7 +35,7 @@ class GatewayServer:
         """``triton_url`` is grpc://HOST:PORT; nothing need answer there yet. At its end, answers that have begun get
         ``drain_s`` seconds.
 
-        Raises ``UsageError`` E-USAGE-URL, E-USAGE-TLS, E-USAGE-LOG, ``MissingToolError`` E-TOOL-TRACES,
+        Raises ``UsageError`` E-USAGE-URL, E-USAGE-LOG, ``MissingToolError`` E-TOOL-TRACES,
         ``ServerError`` E-SERVER-PORT, E-SERVER-START.
         """
         read_address(triton_url)
@@ -58,12 +58,7 @@ class GatewayServer:
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
         )
-        try:
-            config.load()
-        except (OSError, ValueError):  # ssl.SSLError is an OSError
-            raise UsageError(
-                "E-USAGE-TLS", "The TLS certificate or its key cannot be read.", "Give PEM files."
-            ) from None
+        config.load()
         self._socket = _listen(settings.host, settings.port)
         self._port = self._socket.getsockname()[1]
         self._scheme = "http" if settings.tls_cert is None else "https"

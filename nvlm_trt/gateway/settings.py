@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -74,9 +75,22 @@ class GatewaySettings:
         object.__setattr__(self, "image_hosts", tuple(map(check_host, self.image_hosts)))
         if (self.tls_cert is None) != (self.tls_key is None):
             raise UsageError("E-USAGE-TLS", "TLS needs a certificate and its key.", "Give both files, or none.")
+        if self.tls_cert is not None:
+            _check_tls(self.tls_cert, self.tls_key)
         if not all(key.isascii() and key.isprintable() and " " not in key and len(key) >= 16 for key in self.api_keys):
             raise UsageError(
                 "E-USAGE-KEY",
                 "An API key has blanks, odd characters, or fewer than 16.",
                 "Make one: openssl rand -hex 24",
             )
+
+
+def _check_tls(certificate: Path, key: Path | None) -> None:
+    try:
+        # A key under a password would be asked about on the terminal; there is nobody to answer.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        what = "The TLS certificate or its key cannot be read."
+        raise UsageError(
+            "E-USAGE-TLS", what, "Give PEM files that belong together, the key without a password."
+        ) from None

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nvlm_trt
+from nvlm_trt.deploy.address import in_url
 from nvlm_trt.pipeline.recipe import Recipe
 
 __all__ = ["CHECKPOINT", "DEPLOYMENT", "container_command", "serving_command"]
@@ -62,13 +63,12 @@ def serving_command(
         return ()
     mounts = [f"{deployment.resolve()}:{DEPLOYMENT}:ro", f"{checkpoint.resolve()}:{CHECKPOINT}:ro"]
     mounts += [f"{file}:{file}:ro" for file in files]
-    address = f"[{host}]" if ":" in host else host
     options = [
         # Locked memory for NCCL; the second is what its threads need then.
         *("--ulimit", "memlock=-1", "--ulimit", "stack=67108864", "--stop-timeout", f"{stop_s:.0f}"),
         # By name alone: a key's value would be in the command line, which everybody on the machine can read.
         *("-e", "NVLM_TRT_API_KEYS"),
-        *(part for port in ports for part in ("-p", f"{address}:{port}:{port}")),
+        *(part for port in ports for part in ("-p", f"{in_url(host)}:{port}:{port}")),
     ]
     serve = ["nvlm-trt", "serve", DEPLOYMENT, "--checkpoint", CHECKPOINT, "--host", "0.0.0.0", *arguments]
     return _docker_run(recipe, recipe.container.image, mounts, options, "nvlm-trt[gateway,traces,fast]", serve)

@@ -12,13 +12,16 @@ import threading
 import time
 from collections.abc import Sequence
 
+from nvlm_trt.deploy.address import in_url
 from nvlm_trt.deploy.kept_process import KeptProcess
 from nvlm_trt.deploy.staged_triton import BadStart, StartAborted
-from nvlm_trt.errors import ServerError
+from nvlm_trt.errors import MissingToolError, ServerError, UsageError
 
 __all__ = ["GatewayPart"]
 
 _START_S = 60.0
+# It was asked for what cannot be meant, or lacks a package: so it would be the next time.
+_FINAL = (UsageError.exit_code, MissingToolError.exit_code)
 _POLL_S = 0.05
 
 
@@ -40,23 +43,26 @@ class GatewayPart:
         ask_timeout_s: float,
     ) -> None:
         place = ["--host", host, "--port", str(port), "--quiet"]
-        self._command = [sys.executable, "-P", "-m", "nvlm_trt", "gateway", triton_url, *place, *arguments]
+        # What it announces is not for this program's log: it says nothing of whether the service works.
+        silent = ("sh", "-c", 'exec "$@" >/dev/null', "sh")
+        self._command = [*silent, sys.executable, "-P", "-m", "nvlm_trt", "gateway", triton_url, *place, *arguments]
         self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._host, self._port, self._tls, self._ask_timeout_s = host, port, tls, ask_timeout_s
         self._process: KeptProcess | None = None
 
     @property
     def url(self) -> str:
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{'https' if self._tls else 'http'}://{host}:{self._port}"
+        return f"{'https' if self._tls else 'http'}://{in_url(self._host)}:{self._port}"
 
     def start(self, abort: threading.Event) -> None:
         self._process = KeptProcess(self._command, environment=self._environment)
         deadline = time.monotonic() + _START_S
         try:
             while not self._answers(1.0):
-                if self._process.exit_status is not None:
-                    raise BadStart("E-SERVER-START", "The gateway ended at its start.", "What it said is above.")
+                status = self._process.exit_status
+                if status is not None:
+                    kind = ServerError if status in _FINAL else BadStart
+                    raise kind("E-SERVER-START", "The gateway ended at its start.", "What it said is above.")
                 if time.monotonic() > deadline:
                     raise BadStart("E-SERVER-START", f"The gateway did not listen within {_START_S:g} s.", "Try again.")
                 if abort.wait(_POLL_S):

@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from nvlm_trt.deploy.address import in_url
 from nvlm_trt.deploy.staged_triton import StagedTriton
 from nvlm_trt.errors import OverloadedError, ServerError
 from nvlm_trt.supervise.events import EventLog
@@ -77,7 +78,7 @@ class Supervisor:
     @property
     def health_url(self) -> str:
         host, port = self._health
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/health"
+        return f"http://{in_url(host)}:{port}/health"
 
     @property
     def ready(self) -> bool:

@@ -29,3 +29,10 @@ def test_a_port_wanted_twice_is_refused():
     port = choose_ports("127.0.0.1", [("a", 0)])[0]
     with pytest.raises(ServerError, match=f"E-SERVER-PORT: The b port {port}"):
         choose_ports("127.0.0.1", [("a", port), ("b", port)])
+
+
+def test_an_ipv6_address_stands_in_brackets():
+    address = Address("::1", 8000, 8001, 8002)
+    assert address.http_url == "http://[::1]:8000"
+    assert address.grpc_url == "grpc://[::1]:8001"
+    assert address.metrics_url == "http://[::1]:8002/metrics"

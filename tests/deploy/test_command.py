@@ -74,3 +74,9 @@ def test_the_container_s_triton_is_found_by_its_files(tmp_path):
 def test_the_user_s_own_choice_for_mpi_is_kept():
     assert ContainerTriton().environment({})["PMIX_MCA_gds"] == "hash"
     assert ContainerTriton().environment({"PMIX_MCA_gds": "ds21"})["PMIX_MCA_gds"] == "ds21"
+
+
+def test_ipv6_addresses_as_tritons_doors_want_them():
+    """Tried by hand with 2.51: written in any other way they are "already in use"."""
+    command = ContainerTriton().command(FOLDER, Address("::", 8000, 8001, 8002), "nvlm_x_", 1)
+    assert {"--http-address=ipv6:::", "--metrics-address=ipv6:::", "--grpc-address=[::]"} < set(command)

@@ -60,6 +60,7 @@ def test_streams_are_finished_new_questions_are_not_taken_and_nothing_is_left(de
         assert service.process.wait(60) == 0
         assert_nothing_is_left(pids, files)
         assert service.events[-1]["finished"] is True
+        assert len(service.events) == len(service.errors.splitlines())
 
 
 def test_streams_that_take_too_long_end_with_an_error_at_every_door(deployment):
