@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nvlm_trt.cli.output import Output, output_options
+from nvlm_trt.cli.target import deployment_at
+from nvlm_trt.errors import RequestError, UsageError
 
 if TYPE_CHECKING:
     from nvlm_trt.client.answer import Answer, PromptFacts
@@ -44,6 +48,14 @@ _HARMLESS = {code: 0xFFFD for code in [*range(0x20), *range(0x7F, 0xA0)] if code
 @click.option("--top-k", type=int, help="1 is greedy, 0 no limit.")
 @click.option("--top-p", type=float, help="0 to 1; 1 is no limit.")
 @click.option("--seed", type=int, help="Seed of the sampling.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for a sign of life.",
+)
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="For a DIR: where its checkpoint lies now.")
 @output_options
 def ask(
@@ -53,6 +65,7 @@ def ask(
     stream: bool,
     protocol: str | None,
     max_tokens: int,
+    timeout_s: float,
     checkpoint: Path | None,
     output: Output,
     **sampling: float | None,
@@ -67,10 +80,12 @@ def ask(
 
     options = AskOptions(max_tokens=max_tokens, stream=stream or protocol != "http", **sampling)  # type: ignore[arg-type]
     pictures = [_read(image) for image in images]
-    with _client(target, protocol, checkpoint, output) as client:
+    with _client(target, protocol, timeout_s, checkpoint, output) as client:
         facts = client.measure(question, pictures)
-        for name, size, grid in zip(images, facts.image_sizes, facts.tile_grids, strict=True):
+        for name, picture, size, grid in zip(images, pictures, facts.image_sizes, facts.tile_grids, strict=True):
             output.note(f"{name.name}: {size[0]} x {size[1]} pixels, tile grid {grid[0]} x {grid[1]}")
+            if _asks_to_be_turned(picture):
+                output.note(f"{name.name}: its EXIF data ask to turn it; the model sees it as it is stored")
         with client.stream(question, pictures, options) as chunks:
             for chunk in chunks if stream and not output.as_json else ():
                 click.echo(_shown(chunk.text), nl=False)
@@ -85,40 +100,44 @@ def ask(
 
 @contextlib.contextmanager
 def _client(
-    target: str, protocol: str | None, checkpoint: Path | None, output: Output
+    target: str, protocol: str | None, timeout_s: float, checkpoint: Path | None, output: Output
 ) -> Iterator[GrpcClient | HttpClient]:
-    from nvlm_trt.client.grpc_client import GrpcClient
-    from nvlm_trt.client.http_client import HttpClient
+    from nvlm_trt.client import open_client
 
-    if "://" in target:
-        if protocol == "http" or (protocol is None and target.startswith("http://")):
-            with HttpClient(target) as http_client:
-                yield http_client
-        else:
-            with GrpcClient(target) as grpc_client:
-                yield grpc_client
-        return
-
-    from nvlm_trt.deploy.server import TritonServer
-    from nvlm_trt.pipeline.deployment import open_deployment
-
-    deployment = open_deployment(Path(target), checkpoint)
-    output.note(f"starting Triton for {target}")
+    deployment = deployment_at(target, checkpoint)
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(TritonServer(deployment.folder, deployment.checkpoint))
-        if protocol == "http":
-            yield stack.enter_context(HttpClient(server.http_url))
+        if deployment is None:
+            url = target
+            if protocol is not None and not url.startswith(f"{protocol}://"):
+                raise UsageError("E-USAGE-URL", f"{url!r} is not {protocol}://HOST:PORT.", "Leave --protocol out.")
         else:
-            yield stack.enter_context(GrpcClient(server.grpc_url))
+            from nvlm_trt.deploy.server import TritonServer
+
+            output.note(f"starting Triton for {target}")
+            server = stack.enter_context(TritonServer(deployment.folder, deployment.checkpoint))
+            url = server.http_url if protocol == "http" else server.grpc_url
+        client = open_client(url, timeout_s)
+        stack.callback(client.close)
+        yield client
 
 
 def _read(image: Path) -> bytes:
-    from nvlm_trt.errors import RequestError
-
     try:
         return image.read_bytes()
     except OSError:
-        raise RequestError("E-IMAGE-FILE", f"{image.name} cannot be read.", "Name a picture file.") from None
+        raise RequestError("E-IMAGE-FILE", f"{image.name} cannot be read.", "Name a file on this machine.") from None
+
+
+def _asks_to_be_turned(picture: bytes) -> bool:
+    """For a picture that the server has taken. A photograph held upright often lies on its side in the file."""
+    from PIL import ExifTags, Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(picture)) as opened:
+            # TIFF's own orientation is obeyed where pictures are decoded.
+            return opened.format != "TIFF" and opened.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error):
+        return False  # damaged EXIF data ask for nothing
 
 
 def _shown(text: str) -> str:

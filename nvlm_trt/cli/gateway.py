@@ -9,6 +9,7 @@ import click
 
 from nvlm_trt.cli.gateway_options import GatewayChoice, gateway_options, start_gateway, warn_of_open_door
 from nvlm_trt.cli.output import Output, dry_run_option, output_options
+from nvlm_trt.cli.target import deployment_at
 from nvlm_trt.cli.telemetry_options import telemetry_options
 from nvlm_trt.cli.until_stopped import UntilStopped
 from nvlm_trt.errors import ServerError
@@ -52,12 +53,10 @@ def gateway(
         output.result({"format": 1, "target": target, "model": settings.model_name}, f"would stand before {target}")
         return
     with UntilStopped() as until_stopped, contextlib.ExitStack() as stack:
-        server = None
-        if "://" not in target:
+        server, deployment = None, deployment_at(target, checkpoint)
+        if deployment is not None:
             from nvlm_trt.deploy.server import TritonServer
-            from nvlm_trt.pipeline.deployment import open_deployment
 
-            deployment = open_deployment(Path(target), checkpoint)
             output.note(f"starting Triton for {target}")
             server = stack.enter_context(TritonServer(deployment.folder, deployment.checkpoint))
         door = stack.enter_context(start_gateway(settings, target if server is None else server.grpc_url, drain_s))

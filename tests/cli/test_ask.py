@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import ExifTags, Image
 
 from nvlm_trt.deploy.server import TritonServer
 from nvlm_trt.resources import resource_folder
@@ -40,6 +41,20 @@ def test_the_answer_is_on_stdout_and_the_facts_beside_it(server: TritonServer) -
     assert quiet.stderr == ""
 
 
+@pytest.mark.parametrize(("suffix", "asks"), [("jpg", True), ("png", True), ("tiff", False)])
+def test_a_photograph_that_lies_on_its_side_is_told_of(
+    server: TritonServer, tmp_path: Path, suffix: str, asks: bool
+) -> None:
+    exif = Image.Exif()
+    for orientation in (1, 6):
+        exif[ExifTags.Base.Orientation] = orientation
+        file = tmp_path / f"{orientation}.{suffix}"
+        Image.new("RGB", (40, 30)).save(file, exif=exif)
+        told = ask(server.grpc_url, "--image", str(file), "--max-tokens", "1", "What is this?")
+        assert told.exit_code == 0
+        assert ("ask to turn it" in told.stderr) is (asks and orientation == 6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "exit_code"),
     [
@@ -67,6 +82,7 @@ def test_a_request_that_cannot_be_answered(
         ("http://127.0.0.1:9", "E-SERVER-UNREACHABLE", 9),
         ("grpc://127.0.0.1:9", "E-SERVER-UNREACHABLE", 9),
         ("ftp://127.0.0.1", "E-USAGE-URL", 2),
+        ("127.0.0.1:8001", "E-USAGE-URL", 2),
         ("nowhere", "E-ARTEFACT-DEPLOYMENT", 6),
     ],
 )

@@ -26,6 +26,8 @@ from tests.gateway.raw import GOOD, send
 from tests.triton.test_cancel import wait_until
 
 ROOT = Path(__file__).parents[2]
+# A company's, which does not lead back to this machine.
+NO_PROXY_THERE = "http://127.0.0.1:9"
 FREE_PORTS = tuple(f"--{name}-port=0" for name in ("http", "grpc", "metrics", "gateway", "health"))
 
 
@@ -57,7 +59,9 @@ def request_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(deployment: Path, request_log: Path) -> Iterator[Served]:
-    served = start(deployment, "--request-log", str(request_log))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("http_proxy", NO_PROXY_THERE)
+        served = start(deployment, "--request-log", str(request_log))
     yield served
     served.process.terminate()
     served.process.communicate(timeout=30)
@@ -99,6 +103,17 @@ def test_a_start_can_be_interrupted(deployment: Path) -> None:
     assert stdout == ""
 
 
+def test_what_a_part_cannot_do_ends_the_service_at_once(deployment: Path, tmp_path: Path) -> None:
+    """The gateway's start and the models' fail of it, whichever comes first."""
+    log = f"--request-log={tmp_path / 'nowhere' / 'log'}"
+    command = [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), *FREE_PORTS, log]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (2, 9)
+    assert "E-USAGE-LOG" in done.stderr
+    assert "starting again" not in done.stderr
+
+
 def test_openais_api_stands_before_the_same_server(served: Served) -> None:
     with openai.OpenAI(base_url=f"{served.gateway}/v1", api_key="none") as chat:
         messages: Any = [{"role": "user", "content": "Hello"}]
@@ -107,6 +122,23 @@ def test_openais_api_stands_before_the_same_server(served: Served) -> None:
         completion.choices[0].message.content
         == json.loads(ask(served.grpc, "--max-tokens", "4", "Hello", "--json").stdout)["text"]
     )
+
+
+def test_a_proxy_in_the_environment_is_not_asked(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor by the service, whose environment had one."""
+    monkeypatch.setenv("http_proxy", NO_PROXY_THERE)
+    for url in (served.grpc, served.http):
+        assert ask(url, "--max-tokens", "1", "Hello").exit_code == 0
+    assert send(served.gateway, GOOD).status == 200
+
+
+@pytest.mark.parametrize(
+    ("door", "wanted"), [("gateway", "http"), ("gateway", "grpc"), ("http", "grpc"), ("grpc", "http")]
+)
+def test_one_door_asked_in_the_language_of_another(served: Served, door: str, wanted: str) -> None:
+    result = ask(f"{wanted}://{getattr(served, door).partition('://')[2]}", "Hello")
+    assert result.exit_code == 9
+    assert result.stderr.startswith("error: E-SERVER-PROTOCOL: ")
 
 
 def test_the_gateway_can_stand_before_a_server_elsewhere(served: Served) -> None:
@@ -165,6 +197,7 @@ def test_without_its_packages_the_gateway_is_named_and_serve_goes_on(served: Ser
         (("--api-key-file", "nowhere"), "E-USAGE-KEY"),
         (("--api-key-file", os.devnull), "E-USAGE-KEY"),
         (("--tls-cert", "cert.pem"), "E-USAGE-TLS"),
+        (("--tls-cert", __file__, "--tls-key", __file__), "E-USAGE-TLS"),
         (("--allow-image-host", "*"), "E-USAGE-HOST"),
     ],
 )

@@ -39,7 +39,7 @@ TREE = {
     "gateway": GATEWAY | {"--port"},
     "ask": {
         *("--image", "--protocol", "--stream", "--max-tokens", "--temperature", "--top-k", "--top-p", "--seed"),
-        *("--checkpoint", "--json", "--quiet"),
+        *("--timeout", "--checkpoint", "--json", "--quiet"),
     },
     "eval": set(),
     "eval run": {
