@@ -37,7 +37,7 @@ from nvlm_trt.telemetry.journal import Journal
 
 __all__ = ["make_app"]
 
-_PATHS = "See docs/gateway.md for those there are."
+_PATHS = "OpenAI's clients ask /v1/chat/completions and /v1/models here: their base URL ends with /v1."
 
 
 def make_app(settings: GatewaySettings, url: str, fetcher: Fetcher) -> Starlette:
@@ -131,7 +131,8 @@ class _Lock:
         given = _digest(_bearer(scope))
         # All are compared, whichever fits.
         if not sum(hmac.compare_digest(given, digest) for digest in self._digests):
-            refusal = Refusal("E-DOOR-KEY", "The API key is missing or wrong.", "Send one that is valid.", status=401)
+            fix = "Send Authorization: Bearer KEY."
+            refusal = Refusal("E-DOOR-KEY", "The API key is missing or wrong.", fix, status=401)
             with suppress(ClientGone):
                 reply = Reply(send, None, self._limits.write_s)
                 await reply.error(refusal, partial(discard_body, receive, self._limits))
@@ -167,7 +168,11 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     """The answer for Starlette's own refusals: no such path, or another method."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return _respond(Refusal("E-DOOR-METHOD", "The path is served, by another method.", _PATHS, status=405))
+        allowed = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))
+        refusal = Refusal("E-DOOR-METHOD", "The path is served, by another method.", f"Use {allowed}.", status=405)
+        response = _respond(refusal)
+        response.headers["allow"] = allowed
+        return response
     return _respond(Refusal("E-DOOR-PATH", "Nothing is served at that path.", _PATHS, status=404))
 
 

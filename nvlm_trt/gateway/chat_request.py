@@ -202,6 +202,10 @@ def _is(*neutral: Any) -> Callable[[Any], bool]:
     return lambda value: any(type(value) is type(one) and value == one for one in neutral)
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 _TOOLS = "is not offered: the model calls no tools"
 _NOT_OFFERED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "tools": (_is([]), _TOOLS),
@@ -210,10 +214,12 @@ _NOT_OFFERED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "functions": (_is([]), _TOOLS),
     "function_call": (_is("none", "auto"), _TOOLS),
     "response_format": (_is({"type": "text"}), "is not offered: answers are plain text"),
-    "logit_bias": (_is({}), "is not offered: biases"),
+    "logit_bias": (_is({}), "is not offered: the decoder takes no biases"),
     "modalities": (_is(["text"]), "is text alone"),
     "store": (_is(False), "is not offered: nothing is kept"),
     "service_tier": (_is("auto", "default"), "is not offered: there is one"),
     # Who asks is the client's own affair, and says nothing about the answer.
-    "user": (lambda value: isinstance(value, str), "is a text"),
+    "user": (_is_text, "is a text"),
+    "safety_identifier": (_is_text, "is a text"),
+    "prompt_cache_key": (_is_text, "is a text"),
 }

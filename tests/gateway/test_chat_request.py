@@ -83,6 +83,7 @@ def test_the_decoder_streams_where_each_token_is_looked_at(settings):
         {"logit_bias": {}},
         {"store": False},
         {"user": "someone"},
+        {"safety_identifier": "someone", "prompt_cache_key": "theirs"},
         {"functions": None},
         {"stop": []},
         {"stop": ""},

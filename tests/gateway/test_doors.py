@@ -65,9 +65,15 @@ def test_pages_of_listed_sites_alone_are_allowed(locked, gateway):
     other = send(locked.url, method="OPTIONS", headers={**asking, "Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
     off = send(gateway.url, method="OPTIONS", headers=asking)
-    assert off.status == 405
+    assert (off.status, off.headers["allow"]) == (405, "POST")
     assert not any(name.startswith("access-control") for name in off.headers)
     assert "access-control-allow-origin" not in send(gateway.url, GOOD, headers=asking).headers
+
+
+def test_a_base_url_without_v1_is_told_where_the_api_is(gateway):
+    with openai.OpenAI(base_url=gateway.url, api_key="none") as client, pytest.raises(openai.NotFoundError) as missed:
+        client.models.list()
+    assert "/v1/chat/completions" in missed.value.message
 
 
 def test_tls(server, tmp_path):
