@@ -14,6 +14,7 @@ from nvlm_trt.cli.output import Output, output_options
 __all__ = ["evaluate"]
 
 _FILE = click.Path(path_type=Path)
+_TOLD = 10
 _STRICT = click.option(
     "--strict", is_flag=True, help="Judge as the metric is defined, not as the reference scripts do."
 )
@@ -69,7 +70,12 @@ def evaluate() -> None:
 @click.option("--partition", type=click.IntRange(0), default=0, show_default=True, help="The part to ask, from 0.")
 @click.option("--limit", type=click.IntRange(1), help="Ask only this many questions, the first ones.")
 @click.option(
-    "--timeout", "timeout_s", type=float, default=300.0, show_default=True, help="Seconds to wait for a sign of life."
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="Seconds to wait for a sign of life.",
 )
 @click.option(
     "--deployment", "served", type=_FILE, metavar="DIR", help="The deployment that the server serves, for the report."
@@ -108,8 +114,11 @@ def run(
     output.note(f"{task.name}: {len(data.samples):,} questions in {data.annotations}")
     for double in data.duplicates:
         output.note(f"record {double.record} has the id {double.sample_id} of record {double.first_record}; left out")
-    for sample, name in data.missing_pictures():
+    missing = list(data.missing_pictures())
+    for sample, name in missing[:_TOLD]:
         output.note(f"question {sample.sample_id}: the picture {name} is missing")
+    if len(missing) > _TOLD:
+        output.note(f"and {len(missing) - _TOLD:,} more pictures are missing; name their folder with --pictures")
     with eval_reporter(task.name, quiet=output.quiet) as reporter:
         result = ask_all(task, data, url, out, chosen, reporter)
     lines = [f"{result.questions:,} questions, {result.questions - result.kept:,} asked now in {result.asked_s:.1f} s"]

@@ -131,5 +131,6 @@ def precisions(
             building,
             lambda name: eval_reporter(name, quiet=output.quiet),
         )
-    last = f"written to {shlex.quote(str(out / RESULT_FILE))}; next: nvlm-trt report {shlex.quote(str(out))}"
+    report = shlex.join(["nvlm-trt", "report", str(out), "-o", str(out / "report.html")])
+    last = f"written to {shlex.quote(str(out / RESULT_FILE))}; next: {report}"
     output.result(study.model_dump(mode="json"), f"{study_text(study)}\n\n{last}")

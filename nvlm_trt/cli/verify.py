@@ -39,9 +39,16 @@ def verify(context: click.Context, folder: Path, checkpoint: Path | None, output
     if verification.faults:
         names = ", ".join(f"{fault.name} is {fault.state}" for fault in verification.faults[:3])
         more = f", and {len(verification.faults) - 3} more" if len(verification.faults) > 3 else ""
-        fault = ArtefactError("E-ARTEFACT-ALTERED", f"{names}{more}.", "Delete them and run the same build again.")
+        fault = ArtefactError("E-ARTEFACT-ALTERED", f"{names}{more}.", _fix(verification))
         click.echo(f"error: {fault}", err=True)
         context.exit(fault.exit_code)
+
+
+def _fix(verification: Verification) -> str:
+    """A checkpoint's files are not to be deleted: perhaps another folder was meant."""
+    theirs = {fault.name.startswith("checkpoint:") for fault in verification.faults}
+    ours = "Delete those of the deployment and run the same build again." if False in theirs else ""
+    return f"{ours}{' Name the checkpoint that was built from, or fetch it again.' if True in theirs else ''}".strip()
 
 
 def _text(verification: Verification) -> str:

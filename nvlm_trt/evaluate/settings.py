@@ -55,5 +55,15 @@ def keep_values(file: Path, now: Mapping[str, Any]) -> None:
     except (OSError, ValueError, AttributeError, TypeError):
         raise mixed_runs(f"{file.name} cannot be read.") from None
     if different:
-        key = different[0]
-        raise mixed_runs(f"The earlier run at this place had {key} {before.get(key)}; this one has {now.get(key)}.")
+        raise mixed_runs(_told(different[0], before.get(different[0]), now.get(different[0])))
+
+
+def _told(key: str, before: Any, now: Any) -> str:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        inner = next(one for one in sorted({*before, *now}) if before.get(one) != now.get(one))
+        return _told(f"{key} {inner}", before.get(inner), now.get(inner))
+    if now is None:
+        return f"The earlier run at this place named its {key}; this one does not."
+    if before is None:
+        return f"The earlier run at this place did not name its {key}; this one does."
+    return f"The earlier run at this place had {key} {before}; this one has {now}."

@@ -69,6 +69,12 @@ _SIGNATURES: tuple[tuple[re.Pattern[bytes], str, Callable[[BytesIO], ImageFile]]
     (re.compile(rb"BM"), "BMP", BmpImageFile),
     (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF", TiffImageFile),
 )
+# What people take for a picture that is read.
+_OTHERS = (
+    (re.compile(rb"....ftyp(hei|hev|mif|msf|avi)", re.DOTALL), "a HEIF picture, as iPhones write it, or AVIF"),
+    (re.compile(rb"%PDF"), "a PDF document"),
+    (re.compile(rb"<(svg|\?xml)"), "an SVG drawing or other XML"),
+)
 _KINDS = "JPEG, PNG, WebP, GIF, BMP and TIFF"
 _DATA_URI = re.compile(rb"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64\Z", re.IGNORECASE)
 _MAX_URI_HEAD = 256
@@ -155,8 +161,9 @@ def recognise_picture(data: bytes, name: str = "The picture") -> tuple[str, Call
     for signature, kind, plugin in _SIGNATURES:
         if signature.match(data):
             return kind, plugin
+    other = next((kind for signature, kind in _OTHERS if signature.match(data)), "not a picture")
     seen = f"begins with {data[:4].hex(' ')}" if data else "is empty"
-    raise RequestError("E-IMAGE-FORMAT", f"{name} {seen}: not a picture.", f"{_KINDS} files are read.")
+    raise RequestError("E-IMAGE-FORMAT", f"{name} {seen}: {other}.", f"{_KINDS} files are read.")
 
 
 def _check_size(image: ImageFile, limits: PictureLimits, name: str) -> None:

@@ -115,14 +115,19 @@ class _Look:
             yield Difference(found.part, found.built, found.here, True, (found.step,), self._build())
 
     def _recipe_now(self) -> Iterator[Difference]:
-        """A shipped recipe that differs in this version."""
+        """A shipped recipe that differs in this version, or the user's own under the same name: only they know what to
+        build from.
+        """
+        for key, built, here in self._from_shipped():
+            yield Difference(f"recipe {key}", str(built), str(here), False)
+
+    def _from_shipped(self) -> list[tuple[str, Any, Any]]:
         if self._recipe is None or self._recipe.name not in recipe_names():
-            return
+            return []
         now = read_draft(self._recipe.name).model_dump(mode="json")
-        for key, built, here in _changed(self._recipe.model_dump(mode="json"), now):
-            # What the file leaves to be computed cannot differ, and where a set lies is the user's matter.
-            if here != "auto" and key != "decoder.max_kv_tokens":
-                yield Difference(f"recipe {key}", str(built), str(here), False, repair=self._build())
+        changed = _changed(self._recipe.model_dump(mode="json"), now)
+        # What the file leaves to be computed cannot differ, and where a set lies is the user's matter.
+        return [one for one in changed if one[2] != "auto" and one[0] != "decoder.max_kv_tokens"]
 
     def _versions(self) -> Iterator[Difference]:
         if self._manifest.nvlm_trt != nvlm_trt.__version__:
@@ -151,7 +156,8 @@ class _Look:
 
     def _recipe_name(self) -> str:
         name = str(self._manifest.recipe.get("name", ""))
-        return name if name in recipe_names() else f"{name or 'RECIPE'}.toml"
+        shipped = name in recipe_names() and not self._from_shipped()
+        return name if shipped else f"{name or 'RECIPE'}.toml"
 
 
 def _changed(built: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -96,6 +96,8 @@ def load_manifest(out: Path) -> Manifest | None:
         if not isinstance(error, pydantic.ValidationError):
             raise _unreadable("is not whole JSON") from None
         first = error.errors(include_url=False, include_input=False)[0]
+        if first["loc"] == ("format",) and "format" in data:
+            raise _unreadable("was written by a version of nvlm-trt with another format") from None
         raise _unreadable(f"is damaged at {'.'.join(str(part) for part in first['loc']) or 'its start'}") from None
     if own_hash != sha256_json(data):
         raise _unreadable("was changed after it was written")

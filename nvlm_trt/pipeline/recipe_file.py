@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pydantic
+from pydantic_core import ErrorDetails
 
 from nvlm_trt.errors import UsageError
 from nvlm_trt.pipeline.recipe import RecipeDraft
@@ -15,6 +16,8 @@ from nvlm_trt.resources import resource_folder
 
 __all__ = ["read_draft", "recipe_names", "write_draft"]
 
+_TOLD = 3
+_WORDS = {"missing": "the key is missing", "extra_forbidden": "there is no such key"}
 _PLACE = re.compile(r"\(at (line \d+, column \d+|end of document)\)")
 
 
@@ -44,12 +47,9 @@ def read_draft(name: str) -> RecipeDraft:
     try:
         draft = RecipeDraft.model_validate(data)
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        # Of a choice between a number and "auto" pydantic names the branch as well; that is no key of the file.
-        known = [str(part) for part in first["loc"] if _is_key(str(part))]
-        key = ".".join(known) or "the recipe"
-        what = first["msg"].removeprefix("Value error, ")  # pydantic's words in front of our own
-        raise UsageError("E-RECIPE-KEY", f"{file.name}: {key}: {what}.", "Correct the key.") from None
+        # A misspelt key is two errors, the key that is missing and the one that is none; they are told together.
+        faults = "; ".join(dict.fromkeys(_told(one) for one in error.errors(include_url=False)[:_TOLD]))
+        raise UsageError("E-RECIPE-KEY", f"{file.name}: {faults}.", "Correct it.") from None
     if draft.calibration.set is None:
         return draft
     place = str((file.parent / draft.calibration.set).resolve())
@@ -69,6 +69,13 @@ def write_draft(draft: RecipeDraft) -> str:
 def _toml(value: object) -> str:
     """JSON's texts, numbers, booleans and lists are valid TOML, except for DEL, which TOML requires escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _told(error: ErrorDetails) -> str:
+    # Of a choice between a number and "auto" pydantic names the branch as well; that is no key of the file.
+    known = [str(part) for part in error["loc"] if _is_key(str(part))]
+    what = error["msg"].removeprefix("Value error, ")  # pydantic's words in front of our own
+    return f"{'.'.join(known) or 'the recipe'}: {_WORDS.get(error['type'], what)}"
 
 
 def _is_key(part: str) -> bool:

@@ -18,8 +18,8 @@ __all__ = ["Finding", "Verification", "verify"]
 
 State = Literal["altered", "gone", "cut short", "unreadable", "stale", "unknown"]
 _CHECKPOINT = "checkpoint:"
-# What a build leaves that is no artefact.
-_NO_ARTEFACTS = (MANIFEST, "decoder/trtllm-build.log")
+# What a build or a failed start of the server leaves that is no artefact.
+_NO_ARTEFACTS = (MANIFEST, "decoder/trtllm-build.log", "server.log")
 
 
 @dataclass(frozen=True, slots=True)

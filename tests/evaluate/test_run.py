@@ -214,6 +214,7 @@ def test_a_run_that_was_told_what_answers_can_be_joined_with_its_latencies(data,
     assert accuracy.task == "TextVQA"
     again = run(data, server.grpc_url, out, "--limit", 2)
     assert (again.exit_code, "E-EVAL-MIXED" in again.stderr) == (2, True)
+    assert "named its deployment; this one does not" in again.stderr
 
 
 def test_a_server_that_dies_in_the_middle_ends_the_run_and_what_was_answered_stays(

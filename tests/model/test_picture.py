@@ -215,6 +215,20 @@ def test_an_error_names_the_picture():
         decode_picture(b"hello", name="Picture 3")
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIF picture"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF"),
+        (b"%PDF-1.7\n", "a PDF document"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+    ],
+)
+def test_what_people_take_for_such_a_picture_is_named(data, kind):
+    with pytest.raises(RequestError, match=f"E-IMAGE-FORMAT: .*{kind}"):
+        decode_picture(data)
+
+
 def _png(width: int, height: int, *, depth: int, colour: int, rows: bytes) -> bytes:
     """A PNG whose header says what it likes; ``colour`` 0 is grey, 2 RGB."""
     stride = len(rows) // height

@@ -55,6 +55,14 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, old: str, new: str, said:
     assert "pydantic" not in str(wrong.value)
 
 
+def test_a_misspelt_key_is_named_beside_the_one_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE.format(max_batch_size=1).replace("max_seq_len", "max_seqlen"))
+    with pytest.raises(UsageError) as wrong:
+        read_draft(str(tmp_path / "mine.toml"))
+    what = "mine.toml: decoder.max_seq_len: the key is missing; decoder.max_seqlen: there is no such key."
+    assert wrong.value.what == what
+
+
 PRODUCTION = """
 name = "mine"
 description = "For tests."

@@ -75,6 +75,21 @@ def test_the_command_names_the_file_and_exits_6(out: Path) -> None:
     assert [finding["step"] for finding in told["findings"]] == ["decoder.checkpoint"]
 
 
+def test_a_checkpoint_that_is_another_is_not_to_be_deleted(out: Path, tmp_path: Path) -> None:
+    told = command(out, "--checkpoint", str(tmp_path)).stderr
+    assert "Name the checkpoint" in told
+    assert "Delete" not in told
+    (out / "vision/vision.onnx").unlink()
+    assert "Delete those of the deployment" in command(out, "--checkpoint", str(tmp_path)).stderr
+
+
+def test_a_manifest_of_another_format_is_told_apart(out: Path) -> None:
+    text = (out / "manifest.json").read_text(encoding="utf-8")
+    (out / "manifest.json").write_text(text.replace('"format": 2', '"format": 1'), encoding="utf-8")
+    with pytest.raises(ArtefactError, match=r"E-ARTEFACT-MANIFEST: .* another format"):
+        verify(out)
+
+
 def test_the_advice_it_gives_repairs(out: Path, built: Path, small_checkpoint: Path) -> None:
     flip(out / "vision/vision.onnx", random.Random(0))
     [finding] = verify(out).faults
