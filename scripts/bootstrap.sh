@@ -96,7 +96,9 @@ fi
 say "installing Python packages into .venv for \"$want\" (once; a few minutes, depending on the network)"
 rm -f .venv/stamp-*
 # By the environment and not by an option, because so the constraints reach isolated builds too.
-PIP_CONSTRAINT=constraints.txt .venv/bin/python -m pip install -qq -e ".[$want]"
+extras=$want
+[ "$want" != serve ] || extras=serve,gateway  # a second's work; without it "serve" would open no API and no page
+PIP_CONSTRAINT=constraints.txt .venv/bin/python -m pip install -qq -e ".[$extras]"
 [ "$want" != dev ] || .venv/bin/python scripts/fetch_tools.py .venv/tools
 touch ".venv/stamp-$want-$key"
 # Whatever the demo needs, the tests need too.
