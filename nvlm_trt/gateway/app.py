@@ -37,7 +37,7 @@ from nvlm_trt.telemetry.journal import Journal
 
 __all__ = ["make_app"]
 
-_PATHS = "OpenAI's clients ask /v1/chat/completions and /v1/models here: their base URL ends with /v1."
+_PATHS = "OpenAI's clients want a base URL that ends with v1; there are v1/chat/completions and v1/models."
 
 
 def make_app(settings: GatewaySettings, url: str, fetcher: Fetcher) -> Starlette:

@@ -105,8 +105,8 @@ def test_a_start_can_be_interrupted(deployment: Path) -> None:
 
 def test_what_a_part_cannot_do_ends_the_service_at_once(deployment: Path, tmp_path: Path) -> None:
     """The gateway's start and the models' fail of it, whichever comes first."""
-    log = f"--request-log={tmp_path / 'nowhere' / 'log'}"
-    command = [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), *FREE_PORTS, log]
+    logs = f"--request-log={tmp_path / 'nowhere' / 'log'}", f"--server-log={tmp_path / 'server.log'}"
+    command = [sys.executable, "-m", "nvlm_trt", "serve", str(deployment), *FREE_PORTS, *logs]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode in (2, 9)
