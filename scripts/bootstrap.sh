@@ -99,6 +99,10 @@ rm -f .venv/stamp-*
 extras=$want
 [ "$want" != serve ] || extras=serve,gateway  # a second's work; without it "serve" would open no API and no page
 PIP_CONSTRAINT=constraints.txt .venv/bin/python -m pip install -qq -e ".[$extras]"
+# pip writes this folder's name into a file that every Python of the environment reads, Triton's too, which knows no
+# letter beyond ASCII. A relative way has none.
+{ grep -lxF -e "$(pwd)" .venv/lib/python3.*/site-packages/*.pth || true; } |
+    while read -r file; do echo ../../../.. >"$file"; done
 [ "$want" != dev ] || .venv/bin/python scripts/fetch_tools.py .venv/tools
 touch ".venv/stamp-$want-$key"
 # Whatever the demo needs, the tests need too.

@@ -94,7 +94,7 @@ class TritonRuntime:
 def find_runtime() -> Runtime:
     """The container's Triton where there is one, else that of this interpreter's environment.
 
-    Raises ``MissingToolError``: E-TOOL-TRITON, E-TOOL-NUMPY, E-TOOL-BASH, E-TOOL-LIBPYTHON.
+    Raises ``MissingToolError``: E-TOOL-TRITON, E-TOOL-NUMPY, E-TOOL-SITE, E-TOOL-BASH, E-TOOL-LIBPYTHON.
     """
     container = ContainerTriton()
     return container if container.exists else find_wheel()
@@ -111,6 +111,7 @@ def find_wheel() -> TritonRuntime:
     if _PYTHON not in ("3.11", "3.12"):
         raise _no_triton(f"Triton's Python models run on Python 3.11 and 3.12, not {_PYTHON}.")
     _check_numpy()
+    _check_site(root.parent.parent)
     if shutil.which("bash") is None:
         raise MissingToolError(
             "E-TOOL-BASH", "Triton starts its Python models through bash, and there is none.", "apt install bash"
@@ -153,6 +154,18 @@ def _check_numpy() -> None:
             f"Triton 2.51's Python models lose tensor contents with numpy {version}; numpy 1.26 is needed.",
             "Install it: pip install 'numpy<2'",
         )
+
+
+def _check_site(packages: Path) -> None:
+    """The interpreter in a model's process has no locale: before 3.12 it ends when it reads a .pth file with a letter
+    beyond ASCII, as ``pip install -e`` writes it in a folder with such a name, and the server waits for it for ever."""
+    for file in packages.glob("*.pth") if sys.version_info < (3, 12) else ():
+        if not file.read_bytes().isascii():
+            raise MissingToolError(
+                "E-TOOL-SITE",
+                f"Triton's Python models cannot read {file.name} of this environment, which is not plain ASCII.",
+                "Install the package without -e, or in a folder with a plain name.",
+            )
 
 
 def _find_python_library() -> Path | None:

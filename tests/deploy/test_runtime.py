@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,6 +58,19 @@ def test_no_wheel_is_a_missing_tool(monkeypatch):
 def test_numpy_2_is_refused_before_it_loses_tensors(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.3.1")
     with pytest.raises(MissingToolError, match=r"E-TOOL-NUMPY: .*2\.3\.1"):
+        find_wheel()
+
+
+def test_a_site_that_the_models_python_cannot_read_is_named_and_not_a_start_that_hangs(monkeypatch, tmp_path):
+    (tmp_path / "pytriton").mkdir()
+    (tmp_path / "_editable_impl_mine.pth").write_text("/home/jörg/mine", encoding="utf-8")
+    wheel = SimpleNamespace(locate_file=lambda name: tmp_path / name)
+    found = importlib.metadata.distribution
+    monkeypatch.setattr(
+        importlib.metadata, "distribution", lambda name: wheel if name == "nvidia-pytriton" else found(name)
+    )
+    # From 3.12 on such a file is read as UTF-8, and what this wheel lacks is the server.
+    with pytest.raises(MissingToolError, match="E-TOOL-SITE" if sys.version_info < (3, 12) else "E-TOOL-TRITON"):
         find_wheel()
 
 
