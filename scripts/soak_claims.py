@@ -26,8 +26,11 @@ class Claim:
     found: str
 
 
-def judge(run: Run, peak: float, growths: Mapping[str, Growth | None], left: Sequence[str], long: bool) -> list[Claim]:
-    """``peak`` good answers a second were seen in a closed loop; ``left`` names what was there that should not be.
+def judge(
+    run: Run, peaks: tuple[float, float], growths: Mapping[str, Growth | None], left: Sequence[str], long: bool
+) -> list[Claim]:
+    """``peaks``, good answers a second, were seen in closed loops before and after; ``left`` names what was there that
+    should not be.
 
     Figures of a run that is not ``long`` are told and not judged.
     """
@@ -48,8 +51,9 @@ def judge(run: Run, peak: float, growths: Mapping[str, Growth | None], left: Seq
         Claim("nothing fails except by refusal", not failed, str(dict(failed)) if failed else "nothing"),
         Claim(
             f"goodput stays within {1 - _KEPT:.0%} of its peak",
-            least >= _KEPT * peak if long else None,
-            f"{middle:.1f} a second, least {least:.1f} of {len(rates)} windows; peak {peak:.1f}",
+            least >= _KEPT * peaks[0] if long else None,
+            f"{middle:.1f} a second, least {least:.1f} of {len(rates)} windows; peak {peaks[0]:.1f} before, "
+            f"{peaks[1]:.1f} after",
         ),
         Claim(
             f"a refusal arrives within {_AT_ONCE_S:g} s",

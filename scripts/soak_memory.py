@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from scripts.processes import memory_bytes
+from scripts.processes import memory_bytes, processor_s
 
 __all__ = ["Growth", "MemoryWatch", "growth"]
 
@@ -67,10 +67,11 @@ def growth(samples: Sequence[tuple[float, int]]) -> Growth | None:
 
 class MemoryWatch:
     """Samples ``processes``, names by pid, in a thread, from its constructor to ``stop``; several of one name are
-    numbered."""
+    numbered. Of each sample also the processor time until then."""
 
     def __init__(self, processes: Mapping[int, str], period_s: float) -> None:
         self.samples: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        self.processor_s: dict[str, list[float]] = defaultdict(list)
         self._period_s = period_s
         self._over = threading.Event()
         alike = [(name, [pid for pid, other in processes.items() if other == name]) for name in processes.values()]
@@ -90,7 +91,9 @@ class MemoryWatch:
         while not self._over.wait(self._period_s):
             for pid, name in self._names.items():
                 with suppress(OSError):  # it has ended
-                    self.samples[name].append((time.monotonic(), memory_bytes(pid)))
+                    size, used_s = memory_bytes(pid), processor_s(pid)
+                    self.samples[name].append((time.monotonic(), size))
+                    self.processor_s[name].append(used_s)
 
 
 def _t95(freedom: int) -> float:

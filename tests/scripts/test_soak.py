@@ -74,12 +74,12 @@ def test_what_is_not_well_is_named(run: dict[str, Any], what: list[str]) -> None
 
 
 def test_speed_of_a_short_run_is_told_and_not_judged() -> None:
-    claims = judge(_run(), 1000.0, {"gateway": _growing(5.0)}, [], long=False)
+    claims = judge(_run(), (1000.0, 1000.0), {"gateway": _growing(5.0)}, [], long=False)
     assert [claim.held for claim in claims] == [True, True, None, None, None, True]
 
 
 def test_what_is_left_and_what_grows_is_named() -> None:
-    claims = judge(_run(), 10.0, {"server": _growing(5.0), "gateway": _FLAT}, ["process 7"], long=True)
+    claims = judge(_run(), (10.0, 10.0), {"server": _growing(5.0), "gateway": _FLAT}, ["process 7"], long=True)
     assert [claim.what for claim in claims if claim.held is False] == [
         "memory of server is flat",
         "everything is given back",
@@ -120,4 +120,4 @@ def _run(**changes: Any) -> Run:
 
 
 def _failed(run: Run) -> list[str]:
-    return [claim.what for claim in judge(run, 10.0, {"gateway": _FLAT}, [], long=True) if claim.held is False]
+    return [claim.what for claim in judge(run, (10.0, 10.0), {"gateway": _FLAT}, [], long=True) if claim.held is False]
