@@ -22,7 +22,7 @@ from nvlm_trt.deploy.model_processes import ModelProcesses
 from nvlm_trt.deploy.process import TritonProcess
 from nvlm_trt.deploy.staging import stage_repository
 from nvlm_trt.deploy.traces import Traces, sweep
-from nvlm_trt.errors import NvlmError, ServerError, from_message
+from nvlm_trt.errors import NvlmError, ServerError, UsageError, from_message
 from nvlm_trt.serving.shutdown import DRAINING, ENDING
 
 __all__ = ["BadStart", "StagedTriton", "StartAborted"]
@@ -44,8 +44,8 @@ class StagedTriton:
     """Not started yet. ``close`` it. A port of 0 takes a free one.
 
     The server's log is appended to ``log_file``; by default to a file that is removed with the server. With ``nice``, 1
-    to 19, it gives way to everything else that runs on these cores. Raises ``MissingToolError`` E-TOOL-*,
-    ``ArtefactError`` E-ARTEFACT-TRITON, ``ServerError`` E-SERVER-PORT, E-SERVER-PATH.
+    to 19, it gives way to everything else that runs on these cores. Raises ``UsageError`` E-USAGE-LOG,
+    ``MissingToolError`` E-TOOL-*, ``ArtefactError`` E-ARTEFACT-TRITON, ``ServerError`` E-SERVER-PORT, E-SERVER-PATH.
     """
 
     def __init__(
@@ -58,6 +58,8 @@ class StagedTriton:
         *,
         nice: int = 0,
     ) -> None:
+        if log_file is not None:
+            _check_writable(log_file)
         sweep()
         self._nice = nice
         self._deployment_dir = deployment_dir
@@ -192,6 +194,14 @@ class StagedTriton:
         if status < 0:
             return BadStart("E-SERVER-START", f"The server was ended by signal {-status} at its start.", _SEE_LOG)
         return ServerError("E-SERVER-START", f"The server ended at its start with status {status}.", _SEE_LOG)
+
+
+def _check_writable(log_file: Path) -> None:
+    try:
+        log_file.open("ab").close()
+    except OSError:
+        what = f"The server's log {log_file.name!r} cannot be written."
+        raise UsageError("E-USAGE-LOG", what, "Name a file in a folder that exists and may be written.") from None
 
 
 def _says_ready(http_url: str) -> bool:

@@ -87,11 +87,12 @@ class Supervisor:
         return all(watcher.state is State.READY for watcher in self._watchers)
 
     def check_not_given_up(self) -> None:
-        """Raises the ``NvlmError`` with which a part was given up."""
+        """Raises the ``NvlmError`` with which a part was given up, or the bug."""
         for watcher in self._watchers:
             if watcher.state is State.FAILED:
                 self._triton.keep_log()
-                raise watcher.error or ServerError("E-SERVER-ENDED", "The server ended by itself.", "Start it again.")
+                ended = ServerError("E-SERVER-ENDED", "The server ended by itself.", "Start it again.")
+                raise watcher.bug or watcher.error or ended
 
     def check(self) -> None:
         """Raises the ``NvlmError`` with which the service fails at this moment; E-BUSY-DRAINING once it shuts down."""

@@ -44,6 +44,8 @@ class Watcher:
         self.state = State.STARTING
         self.restarts = 0
         self.error: NvlmError | None = None
+        self.bug: Exception | None = None
+        """What ended the watching, as nothing of our own should."""
         self._events, self._policy, self._ask_every_s, self._clock = events, policy, ask_every_s, clock
         self._failures, self._suspicion = Failures(policy), Suspicion()
         self._answered_s = self._asked_s = -_FRESH_S
@@ -90,6 +92,10 @@ class Watcher:
                     return
                 self._stop.wait(pause_s)
                 self.restarts += 1
+            except Exception as bug:  # for whoever waits for this part, and would wait for ever
+                self.part.end()
+                self.bug, self.state = bug, State.FAILED
+                return
 
     def _serve(self) -> None:
         """Start the part and watch it until it fails, which raises, or until ``leave``, which returns."""

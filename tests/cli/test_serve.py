@@ -114,6 +114,13 @@ def test_what_a_part_cannot_do_ends_the_service_at_once(deployment: Path, tmp_pa
     assert "starting again" not in done.stderr
 
 
+def test_a_server_log_that_cannot_be_written_is_told_before_the_start(deployment: Path, tmp_path: Path) -> None:
+    log = f"--server-log={tmp_path / 'nowhere' / 'log'}"
+    result = CliRunner().invoke(main, ["serve", str(deployment), *FREE_PORTS, log, "--json"])
+    assert json.loads(result.stdout)["error"]["code"] == "E-USAGE-LOG"
+    assert result.exit_code == 2
+
+
 def test_openais_api_stands_before_the_same_server(served: Served) -> None:
     with openai.OpenAI(base_url=f"{served.gateway}/v1", api_key="none") as chat:
         messages: Any = [{"role": "user", "content": "Hello"}]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nvlm_trt.deploy.staged_triton import BadStart
-from nvlm_trt.errors import ArtefactError, NvlmError, ServerError
+from nvlm_trt.errors import ArtefactError, ServerError
 from nvlm_trt.supervise.events import EventLog
 from nvlm_trt.supervise.failures import RestartPolicy
 from nvlm_trt.supervise.watcher import State, Watcher
@@ -22,7 +22,7 @@ POLICY = RestartPolicy(limit=3, window_s=60, first_pause_s=0.001)
 class Watched:
     """A watcher over a toy part, asked only when a test wants it."""
 
-    def __init__(self, *starts: NvlmError | None) -> None:
+    def __init__(self, *starts: Exception | None) -> None:
         self.part = ToyPart(*starts)
         self.lines: list[str] = []
         events = EventLog(self.lines.append, as_json=True)
@@ -48,6 +48,14 @@ def test_it_is_started_and_serves(watched):
     assert watched.reaches(State.READY)
     watched.watcher.check()
     assert [event["event"] for event in watched.events] == ["ready"]
+
+
+@pytest.mark.parametrize("watched", [(RuntimeError("a bug"),)], indirect=True)
+def test_a_bug_is_not_waited_for(watched):
+    assert watched.reaches(State.FAILED)
+    assert (str(watched.watcher.bug), watched.part.ended) == ("a bug", 1)
+    with pytest.raises(ServerError, match="E-SERVER-START"):
+        watched.watcher.check()
 
 
 def test_a_process_that_ends_is_started_again_and_one_line_says_so(watched):

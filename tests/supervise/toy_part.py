@@ -14,7 +14,7 @@ class ToyPart:
 
     name = "toy"
 
-    def __init__(self, *starts: NvlmError | None) -> None:
+    def __init__(self, *starts: Exception | None) -> None:
         self.starts = list(starts)
         self.started = self.ended = 0
         self.dead: str | None = None
