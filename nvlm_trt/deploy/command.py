@@ -52,13 +52,12 @@ def rank_commands(
     """``mpirun`` is that program and its own options, such as those for root or for several machines; ``more`` are
     flags of each server.
     """
+    pools = [f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(world_size)]
+    no_copies = ["--enable-peer-access=false", "--pinned-memory-pool-byte-size=0", *pools]
     ranks: list[str] = []
     for rank in range(world_size):
-        # The vision engine's rows go to the decoder through rank 0's pool on the first GPU.
-        pools = [f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(world_size) if rank or gpu]
         alone = ["--model-control-mode=explicit", f"--load-model={_DECODER}"] if rank else []
-        alone += ["--pinned-memory-pool-byte-size=0"] if rank else []
-        own = [*more, *alone, "--enable-peer-access=false", *pools]
+        own = [*more, *alone, *no_copies]
         ranks += [":"] if rank else []
         ranks += ["-n", "1", *server_command(server, repository, address, f"{prefix}{rank}_", *own)]
     return [*mpirun, *ranks]

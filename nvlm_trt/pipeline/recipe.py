@@ -30,10 +30,10 @@ __all__ = [
 Auto = Literal["auto"]
 TensorParallel = Literal[1, 2, 4, 8]
 BatchSize = Annotated[int, pydantic.Field(ge=1, le=2048)]
+NumTokens = Annotated[int, pydantic.Field(ge=16)]
 
 DEFAULT_PER_NODE = 8
 """GPUs of a machine where TensorRT-LLM is told nothing."""
-NumTokens = Annotated[int, pydantic.Field(ge=16)]
 
 
 class _Section(pydantic.BaseModel):

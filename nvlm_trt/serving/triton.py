@@ -125,7 +125,7 @@ def stop_decoder(request_id: str) -> None:
 
 
 def success(tensors: Mapping[str, Any]) -> Any:
-    """A response; torch tensors travel by DLPack, the only way for BF16. One that lies on a GPU stays there."""
+    """A response; torch tensors travel by DLPack, the only way for BF16. All are in host memory."""
     return pb_utils.InferenceResponse([_to_triton(name, tensor) for name, tensor in tensors.items()])
 
 
@@ -198,5 +198,4 @@ def _requested(tensors: Mapping[str, Any], names: Collection[str]) -> dict[str, 
 def _to_triton(name: str, tensor: Any) -> Any:
     if isinstance(tensor, np.ndarray):
         return pb_utils.Tensor(name, np.ascontiguousarray(tensor))
-    # The tensor, not a capsule made of it: only then does the server wait for what still runs on its CUDA stream.
     return pb_utils.Tensor.from_dlpack(name, tensor.contiguous())

@@ -12,14 +12,15 @@ __all__ = ["empty_table", "write_table"]
 def write_table(rows: Any, dtype: str) -> dict[str, Any]:
     """From [tiles, tokens_per_tile, hidden] to the prompt table [1, rows, hidden] and its length INT32 [1, 1].
 
-    ``dtype`` "float32" keeps numpy; any other needs a torch tensor, as numpy has no bfloat16. A torch tensor stays on
-    its device; one that has the dtype already is not copied.
+    ``dtype`` "float32" keeps numpy; any other needs a torch tensor, as numpy has no bfloat16. The table is in host
+    memory: Triton's Python backend cannot pass on one of a GPU's when the server's pool there is full. What is there in
+    this dtype already is not copied.
     """
     table = rows.reshape(1, -1, rows.shape[-1])
     if not isinstance(table, np.ndarray) or dtype != "float32":
         import torch
 
-        table = torch.as_tensor(table).to(getattr(torch, dtype))
+        table = torch.as_tensor(table).to(device="cpu", dtype=getattr(torch, dtype))
     return {"prompt_embedding_table": table, "prompt_vocab_size": np.array([[table.shape[1]]], np.int32)}
 
 

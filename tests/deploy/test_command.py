@@ -48,17 +48,11 @@ def test_rank_0_loads_every_model_and_the_others_the_decoder_alone():
         ]
 
 
-def test_a_rank_takes_no_memory_on_gpus_that_are_not_its_own():
-    """Rank 0 hands the vision engine's rows over on the first; no server copies between two."""
-    first, *others = ranks(ContainerTriton().command(FOLDER, ADDRESS, "nvlm_x_", 3)[4:])
-    no_pools = [f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(3)]
-
-    def pools(rank: list[str]) -> list[str]:
-        return [flag for flag in rank if "-memory-pool-byte-size" in flag]
-
-    assert pools(first) == no_pools[1:]
-    assert [pools(rank) for rank in others] == [["--pinned-memory-pool-byte-size=0", *no_pools]] * 2
-    assert all("--enable-peer-access=false" in rank for rank in (first, *others))
+def test_a_rank_s_server_takes_no_memory_for_copies_between_gpus():
+    no_pools = {f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(3)}
+    for rank in ranks(ContainerTriton().command(FOLDER, ADDRESS, "nvlm_x_", 3)[4:]):
+        assert {"--enable-peer-access=false", "--pinned-memory-pool-byte-size=0"} < set(rank)
+        assert {flag for flag in rank if flag.startswith("--cuda-memory-pool-byte-size")} == no_pools
 
 
 def test_the_container_s_triton_is_found_by_its_files(tmp_path):

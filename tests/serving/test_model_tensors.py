@@ -113,6 +113,14 @@ def test_an_engines_rows_leave_in_the_decoders_dtype_and_uncopied_where_they_hav
             assert (table.data_ptr() == given.data_ptr()) == (table.dtype == engine)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_rows_of_another_device_are_moved_to_host_memory(dtype):
+    """PyTorch's device "meta" stands for a GPU here: it has no values, so it can only refuse the move."""
+    rows = torch.empty(2, 3, 4, dtype=getattr(torch, dtype), device="meta")
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        write_table(rows, dtype)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_no_pictures_are_one_row_of_zeros(dtype):
     tensors = empty_table(4, dtype)
