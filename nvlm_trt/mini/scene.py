@@ -104,7 +104,7 @@ def patch_labels(scene: Scene, tile: int, patch: int) -> tuple[NDArray[np.int64]
         row = (word.baseline - cap_height(word.font, word.size) // 2) // patch
         pens = word.steps()
         for char, pen in zip(word.text, pens, strict=False):
-            half = int((pen + glyph(word.font, word.size, char).advance / 2) // (patch / 2))
+            half = int(_middle(word, char, pen) // (patch / 2))
             if 0 <= row < rows and 0 <= half < 2 * cols:
                 letters[row, half // 2, half % 2] = ALPHABET.index(char)
                 colours[row, half // 2] = names.index(word.colour)
@@ -129,10 +129,16 @@ def cell_labels(scene: Scene, tile: int, cell: int, thumbnail: bool = False) -> 
     for word in scene.words:
         row = int((word.baseline - cap_height(word.font, word.size) / 2) * down) // cell
         for char, pen in zip(word.text, word.steps(), strict=False):
-            col = int((pen + glyph(word.font, word.size, char).advance / 2) * across) // cell
+            col = int(_middle(word, char, pen) * across) // cell
             if 0 <= row < rows and 0 <= col < cols:
                 free = np.flatnonzero(labels[row, col] == NO_CHAR)
                 labels[row, col, free[:1]] = ALPHABET.index(char)
     side = tile // cell
     by_tile = labels.reshape(rows // side, side, cols // side, side, CELL_LETTERS)
     return by_tile.swapaxes(1, 2).reshape(-1, side * side, CELL_LETTERS)
+
+
+def _middle(word: Word, char: str, pen: float) -> float:
+    """Where the middle of a letter's ink is, across: the pen may be between two pixels, and bearings are blank."""
+    shape = glyph(word.font, word.size, char)
+    return round(pen) + shape.left + shape.alpha.shape[1] / 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,18 @@ def test_labels_say_which_letter_stands_in_which_half_of_a_patch() -> None:
     written = letters[letters != NO_CHAR]
     assert "".join(ALPHABET[index] for index in written) == example.answer
     assert (colours >= 0).sum() == (letters != NO_CHAR).any(-1).sum()
+
+
+def test_a_letter_is_labelled_where_its_ink_can_be_seen() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        scene = TASKS["read"](rng, Grid(1, 1), Difficulty(lengths=(1, 1), most_words=1)).scene
+        bare = paint(replace(scene, words=()))
+        inked = np.flatnonzero((paint(scene) != bare).any((0, 2)))
+        middle = (inked[0] + inked[-1] + 1) / 2
+        _, patch, half = np.argwhere(patch_labels(scene, TILE, PATCH)[0] != NO_CHAR)[0]
+        # Ink too thin to change a pixel may end a letter.
+        assert abs((patch % 8 * 2 + half + 0.5) * PATCH / 2 - middle) <= PATCH / 4 + 0.5
 
 
 def test_cells_hold_the_letters_in_reading_order_in_tiles_and_in_the_thumbnail() -> None:
