@@ -25,8 +25,6 @@ from nvlm_trt.errors import MissingToolError
 __all__ = ["Runtime", "TritonRuntime", "check_shared_memory", "find_runtime", "find_wheel"]
 
 _SHARED_MEMORY = Path("/dev/shm")
-# Each thread of the server would have a heap of its own, and each keeps what its largest moment took.
-_HEAPS = {"MALLOC_ARENA_MAX": "2"}
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -90,7 +88,7 @@ class TritonRuntime:
         if inherited.get("LD_LIBRARY_PATH"):
             libraries.append(inherited["LD_LIBRARY_PATH"])
         path = [str(self.python_bin)] + ([inherited["PATH"]] if inherited.get("PATH") else [])
-        return {**_HEAPS, **inherited, "PATH": ":".join(path), "LD_LIBRARY_PATH": ":".join(libraries)}
+        return {**inherited, "PATH": ":".join(path), "LD_LIBRARY_PATH": ":".join(libraries)}
 
 
 def find_runtime() -> Runtime:

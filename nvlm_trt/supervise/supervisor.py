@@ -28,9 +28,8 @@ from nvlm_trt.supervise.watcher import State, Watcher
 __all__ = ["Supervisor"]
 
 _LOOK_S = 0.1
-# Triton must look idle for this long: between two models a request is counted in neither of them, and on a machine that
-# is short of processors a last piece takes its time from Triton to the client.
-_IDLE_S = 1.0
+# Triton must look idle for this long: between two models a request is counted in neither of them.
+_IDLE_S = 0.5
 _ENDING_S = 2.0
 
 
