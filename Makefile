@@ -17,7 +17,7 @@ demo:  ## Build a small model that can read, start Triton, ask what a sign says.
 	@$(SETUP) serve && $(PYTHON) scripts/demo.py
 
 test: lint  ## Format, lint, types and all tests.
-	@$(SETUP) dev && $(PYTHON) -m pytest --numprocesses 3 --dist loadscope $(PYTEST_ARGS)
+	@$(SETUP) dev && $(PYTHON) -m pytest --numprocesses 2 --dist loadscope $(PYTEST_ARGS)
 
 check: test  ## The same as test: everything that must pass.
 
