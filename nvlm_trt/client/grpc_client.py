@@ -48,8 +48,8 @@ CHANNEL = [
     # As over HTTP: straight, whatever proxy the environment names.
     ("grpc.enable_http_proxy", 0),
     # A server that is started again is found within a second; left to itself gRPC would come to look every two minutes.
+    # The least of these times must not be lowered as well: it is also how long a server may take to greet.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 

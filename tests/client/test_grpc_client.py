@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -63,6 +64,38 @@ def serving(answer: Callable[[Any, Any], Iterator[Any]]) -> Iterator[tuple[str, 
             yield f"grpc://127.0.0.1:{port}", seen
         finally:
             server.stop(0).wait()
+
+
+@contextmanager
+def behind_a_slow_link(url: str, delay_s: float) -> Iterator[str]:
+    """What the server says arrives ``delay_s`` seconds late."""
+
+    def pump(source: socket.socket, sink: socket.socket, wait_s: float) -> None:
+        with suppress(OSError):
+            while data := source.recv(2**16):
+                time.sleep(wait_s)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def relay() -> None:
+        with listener.accept()[0] as near, socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as far:
+            there = threading.Thread(target=pump, args=(near, far, 0.0))
+            there.start()
+            pump(far, near, delay_s)
+            there.join()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=relay)
+        thread.start()
+        yield f"grpc://127.0.0.1:{listener.getsockname()[1]}"
+    thread.join()
+
+
+def test_a_server_that_takes_its_time_to_greet_is_waited_for():
+    """A starved one does, and one on another continent."""
+    answers = serving(lambda *_: iter([token("a")]))
+    with answers as (url, _), behind_a_slow_link(url, 0.3) as slow, GrpcClient(slow) as client:
+        assert client.ask("Hi").text == "a"
 
 
 def test_tokens_come_in_order_and_a_finished_stream_is_not_stopped():
