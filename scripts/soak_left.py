@@ -19,6 +19,7 @@ _SETTLE_S = 0.5  # the decoder brings its figures up to date a few times a secon
 _IDLE = {
     'nvlm_decoder_requests{state="running"}': 0,
     'nvlm_decoder_requests{state="waiting"}': 0,
+    'nvlm_decoder_requests{state="unsent"}': 0,
     "nvlm_gateway_num_requests_running": 0,
     "nvlm_gateway_num_requests_waiting": 0,
 }

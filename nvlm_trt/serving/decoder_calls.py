@@ -86,6 +86,7 @@ class _Open:
             # A request that breaks off does so as a whole: its other sequences have nobody to go to.
             self.unfinished = 0 if emission.finish in _BROKEN_OFF else self.unfinished - 1
             if not self.unfinished:
+                self.owner.unsent.add(self)
                 self.owner.forget(self)
                 self.owner.ended.append(self.record)
         if not self.call.streaming:
@@ -99,6 +100,15 @@ class _Open:
     def deliver(self, emissions: Sequence[Emission]) -> None:
         """One response per sequence; two where one ends by itself, because postprocessing recognises an end by a
         response without tokens."""
+        over = True
+        try:
+            self._deliver(emissions)
+            over = not self.untold or emissions[-1].finish in _BROKEN_OFF
+        finally:
+            if over:
+                self.owner.unsent.discard(self)
+
+    def _deliver(self, emissions: Sequence[Emission]) -> None:
         news: dict[int, list[Emission]] = defaultdict(list)
         for emission in emissions:
             if emission.finish not in _BROKEN_OFF:
@@ -138,8 +148,9 @@ class DecoderCalls:
         check_going: Callable[[], None] = lambda: None,
         poll_s: float = 0.1,
     ) -> None:
-        """Every ``poll_s`` seconds ``observe`` gets the engine's ``metrics()``, and ``tell`` each request that ended
-        meanwhile; neither holds up the engine's thread. ``check_going`` raises ``CancelledError`` once the server ends
+        """Every ``poll_s`` seconds ``observe`` gets the engine's ``metrics()`` and how many requests it is done with
+        while their last tokens are still ``unsent``, and ``tell`` each request that ended meanwhile; neither holds up
+        the engine's thread. ``check_going`` raises ``CancelledError`` once the server ends
         its requests; those cancelled from then on fail with that.
         """
         self._engine = engine
@@ -147,6 +158,7 @@ class DecoderCalls:
         self._tell = tell
         self._check_going = check_going
         self.ended: deque[DecoderRecord] = deque()
+        self.unsent: set[_Open] = set()
         self._poll_s = poll_s
         self._open: dict[str, _Open] = {}
         self._by_client_id: dict[str, _Open] = {}
@@ -236,7 +248,7 @@ class DecoderCalls:
     def _look(self) -> None:
         while self.ended:
             self._tell(self.ended.popleft())
-        self._observe(self._engine.metrics())
+        self._observe({**self._engine.metrics(), "unsent": len(self.unsent)})
 
 
 def _together(emissions: Sequence[Emission]) -> Emission:

@@ -43,7 +43,7 @@ class DecoderMetrics:
         )
         self._gauges = {
             "healthy": healthy.Metric(labels={}),
-            **{name: requests.Metric(labels={"state": name}) for name in ("running", "waiting")},
+            **{name: requests.Metric(labels={"state": name}) for name in ("running", "waiting", "unsent")},
             "pool_tokens": pool.Metric(labels={"state": "all"}),
             "free_tokens": pool.Metric(labels={"state": "free"}),
         }
@@ -72,7 +72,7 @@ class DecoderMetrics:
         }
 
     def update(self, figures: Mapping[str, Any]) -> None:
-        """Copy a ``DecoderEngine``'s ``metrics()``. What has not changed is skipped: every call goes to the server's
+        """Copy what ``DecoderCalls`` observes. What has not changed is skipped: every call goes to the server's
         process and back, on the engine's cores."""
         for name in (name for name, value in figures.items() if value != self._told.get(name)):
             if name in self._gauges:

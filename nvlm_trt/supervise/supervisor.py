@@ -53,7 +53,8 @@ class Supervisor:
         start_timeout_s: float,
     ) -> None:
         self._triton, self._gateway, self._events = triton, gateway, events
-        parts: list[Part] = [TritonPart(triton, start_timeout_s, ask_timeout_s), *([gateway] if gateway else [])]
+        self._triton_part = TritonPart(triton, start_timeout_s, ask_timeout_s)
+        parts: list[Part] = [self._triton_part, *([gateway] if gateway else [])]
         self._watchers = [Watcher(part, events, policy, ask_every_s) for part in parts]
         self._draining = threading.Event()
         self._answered = 0.0
@@ -146,9 +147,13 @@ class Supervisor:
             self._readiness = None
 
     def _wait_idle(self, until_s: float, hurry: threading.Event) -> bool:
-        """Whether all that was begun is over, before ``until_s``."""
+        """Whether all that was begun is over, before ``until_s``, and Triton has not died of it."""
+        served = self._triton_part.how_it_ended() is None
         idle_since_s: float | None = None
         while (now_s := time.monotonic()) < until_s and not hurry.wait(_LOOK_S):
+            if served and (how := self._triton_part.how_it_ended()):
+                self._events("triton", "ended", how)
+                return False
             if self._busy():
                 idle_since_s = None
             else:

@@ -234,6 +234,26 @@ def test_figures_are_observed(engine):
     assert {"running", "waiting", "prefill_tokens", "generated_tokens"} <= seen[0].keys()
 
 
+def test_what_is_made_but_not_sent_is_observed(engine):
+    class Stuck(HeldReply):
+        def send(self, tensors, *, final) -> None:
+            assert going.wait(10)
+            super().send(tensors, final=final)
+
+    seen: list[Mapping[str, Any]] = []
+    going, reply = threading.Event(), Stuck()
+    calls = DecoderCalls(engine, seen.append, poll_s=0.005)
+    calls.take("a", tensors(3), reply)
+    deadline = time.monotonic() + 5
+    while not (seen and (seen[-1]["running"], seen[-1]["unsent"]) == (0, 1)) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert (seen[-1]["running"], seen[-1]["unsent"]) == (0, 1)
+    going.set()
+    calls.close()
+    assert not calls.unsent
+    assert reply.tokens == [expected_tokens([3], 5)]
+
+
 @pytest.mark.parametrize(
     ("finish", "code"), [(FinishReason.CANCELLED, "E-CANCEL-STOPPED"), (FinishReason.ERROR, "E-SERVER-INTERNAL")]
 )

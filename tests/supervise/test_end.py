@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -15,10 +15,11 @@ from nvlm_trt.errors import NvlmError
 from tests.deploy.processes import lives, wait_for
 from tests.gateway.raw import GOOD, connect, request_bytes, send
 from tests.supervise.service import Service, all_pids
-from tests.triton.test_cancel import running
 
 GENERATE = "/v2/models/ensemble/generate"
 LONG = AskOptions(max_tokens=900, min_tokens=900)
+
+STREAMS = 6
 
 
 def traces(service: Service) -> list[Path]:
@@ -34,33 +35,51 @@ def assert_nothing_is_left(pids: dict[int, str], files: list[Path]) -> None:
 
 
 def test_streams_are_finished_new_questions_are_not_taken_and_nothing_is_left(deployment):
-    """By three doors: a stream through Triton, one through the gateway, and what comes after the signal."""
-    with Service(deployment) as service, GrpcClient(service.urls["grpc"]) as client:
+    """By three doors: streams through Triton, one through the gateway, and what comes after the signal.
+
+    So many streams that there is time to look. A decoder that stands still instead, for a second, crashes in Triton's
+    own code when it goes on.
+    """
+    with Service(deployment) as service, GrpcClient(service.urls["grpc"]) as client, ExitStack() as streams:
         pids, files = all_pids(service.process.pid), traces(service)
         assert len(files) > 4
-        decoder = service.pid("tensorrt_llm_0_0")
-        with connect(service.urls["gateway"]) as door, client.stream("Tell a story.", (), LONG) as stream:
-            door.sendall(request_bytes({**GOOD, "max_tokens": 900, "ignore_eos": True, "stream": True}))
-            opening, first = door.recv(4096), next(stream)
-            # Its figures tell of them a moment later; then it stands still, so that there is time to look.
-            assert wait_for(lambda: running(SimpleNamespace(metrics_url=service.urls["metrics"])) == 2)
-            os.kill(decoder, signal.SIGSTOP)
-            service.process.send_signal(signal.SIGTERM)
-            assert wait_for(lambda: service.health().status == 503)
-            assert service.health().json["error"]["code"] == "E-BUSY-DRAINING"
-            # Without our client's courtesy of a stop, which would wait for the decoder.
-            refused = send(service.urls["http"], {"text_input": "Hello", "max_tokens": 1}, path=GENERATE)
-            assert b"E-BUSY-DRAINING" in refused.body
-            os.kill(decoder, signal.SIGCONT)
-            answer = stream.finish()
-            streamed = opening + b"".join(iter(lambda: door.recv(2**16), b""))
-        assert first.text
-        assert answer.output_tokens == 900
+        door = streams.enter_context(connect(service.urls["gateway"]))
+        door.sendall(request_bytes({**GOOD, "max_tokens": 900, "ignore_eos": True, "stream": True}))
+        opening = door.recv(4096)
+        asked = [streams.enter_context(client.stream(f"Story {number}.", (), LONG)) for number in range(STREAMS)]
+        assert all(next(stream).text for stream in asked)
+        service.process.send_signal(signal.SIGTERM)
+        assert wait_for(lambda: service.health().status == 503)
+        assert service.health().json["error"]["code"] == "E-BUSY-DRAINING"
+        # Without our client's courtesy of a stop, which would wait for the decoder.
+        refused = send(service.urls["http"], {"text_input": "Hello", "max_tokens": 1}, path=GENERATE)
+        assert b"E-BUSY-DRAINING" in refused.body
+        assert [stream.finish().output_tokens for stream in asked] == [900] * STREAMS
+        streamed = opening + b"".join(iter(lambda: door.recv(2**16), b""))
         assert b"data: [DONE]" in streamed
         assert service.process.wait(60) == 0
         assert_nothing_is_left(pids, files)
         assert service.events[-1]["finished"] is True
         assert len(service.events) == len(service.errors.splitlines())
+
+
+def test_what_begun_streams_wait_for_may_die(deployment):
+    with Service(deployment) as service, GrpcClient(service.urls["grpc"]) as client:
+        pids, files = all_pids(service.process.pid), traces(service)
+        with client.stream("Tell a story.", (), LONG) as stream:
+            next(stream)
+            service.kill("tensorrt_llm_0_0", signal.SIGSTOP)  # so that it is not done before
+            service.process.send_signal(signal.SIGTERM)
+            assert wait_for(lambda: service.health().status == 503)
+            service.kill("tensorrt_llm_0_0")
+            with pytest.raises(NvlmError, match="E-SERVER-"):
+                stream.finish()
+        assert service.process.wait(60) == 0
+        assert_nothing_is_left(pids, files)
+        ended, drained = service.events[-2:]
+        assert (ended["event"], ended["text"]) == ("ended", "The process of the model tensorrt_llm has ended.")
+        assert drained["finished"] is False
+        assert drained["seconds"] < 15  # of the 30 that it might have taken
 
 
 def test_streams_that_take_too_long_end_with_an_error_at_every_door(deployment):
