@@ -64,16 +64,17 @@ def test_streams_are_finished_new_questions_are_not_taken_and_nothing_is_left(de
 
 
 def test_what_begun_streams_wait_for_may_die(deployment):
-    with Service(deployment) as service, GrpcClient(service.urls["grpc"]) as client:
+    with Service(deployment) as service:
         pids, files = all_pids(service.process.pid), traces(service)
-        with client.stream("Tell a story.", (), LONG) as stream:
-            next(stream)
-            service.kill("tensorrt_llm_0_0", signal.SIGSTOP)  # so that it is not done before
+        with GrpcClient(service.urls["grpc"]) as client, ExitStack() as streams:
+            asked = [streams.enter_context(client.stream(f"Story {number}.", (), LONG)) for number in range(24)]
+            next(asked[0])
+            service.kill("tensorrt_llm_0_0", signal.SIGSTOP)  # so that not all are done before
             service.process.send_signal(signal.SIGTERM)
             assert wait_for(lambda: service.health().status == 503)
             service.kill("tensorrt_llm_0_0")
             with pytest.raises(NvlmError, match="E-SERVER-"):
-                stream.finish()
+                [stream.finish() for stream in asked]
         assert service.process.wait(60) == 0
         assert_nothing_is_left(pids, files)
         ended, drained = service.events[-2:]
