@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nvlm_trt.client import AskOptions, GrpcClient
+from nvlm_trt.client.answer import AnswerStream
 from nvlm_trt.errors import NvlmError
 from tests.deploy.processes import lives, wait_for
 from tests.gateway.raw import GOOD, connect, request_bytes, send
@@ -32,6 +33,13 @@ def traces(service: Service) -> list[Path]:
 def assert_nothing_is_left(pids: dict[int, str], files: list[Path]) -> None:
     assert wait_for(lambda: not any(lives(pid) for pid in pids)), {p: c for p, c in pids.items() if lives(p)}
     assert wait_for(lambda: not any(file.exists() for file in files))
+
+
+def end_of(stream: AnswerStream) -> str:
+    try:
+        return f"{stream.finish().output_tokens} tokens"
+    except NvlmError as error:
+        return error.code
 
 
 def test_streams_are_finished_new_questions_are_not_taken_and_nothing_is_left(deployment):
@@ -73,8 +81,8 @@ def test_what_begun_streams_wait_for_may_die(deployment):
             service.process.send_signal(signal.SIGTERM)
             assert wait_for(lambda: service.health().status == 503)
             service.kill("tensorrt_llm_0_0")
-            with pytest.raises(NvlmError, match="E-SERVER-"):
-                [stream.finish() for stream in asked]
+            ends = {end_of(stream) for stream in asked}
+            assert {"E-SERVER-MODEL", "E-SERVER-LOST", "E-SERVER-UNREACHABLE"} & ends, ends
         assert service.process.wait(60) == 0
         assert_nothing_is_left(pids, files)
         ended, drained = service.events[-2:]
@@ -93,10 +101,7 @@ def test_streams_that_take_too_long_end_with_an_error_at_every_door(deployment):
             with GrpcClient(service.urls["grpc"]) as client, client.stream(f"Story {number}.", (), LONG) as stream:
                 next(stream)
                 begun.release()
-                try:
-                    ends.append(f"{stream.finish().output_tokens} tokens")
-                except NvlmError as error:
-                    ends.append(error.code)
+                ends.append(end_of(stream))
 
         begun = threading.Semaphore(0)
         threads = [threading.Thread(target=many, args=(number,)) for number in range(24)]
