@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nvlm_trt.cli.output import Output, output_options
+from nvlm_trt.cli.output import Output, output_options, timeout_option
 from nvlm_trt.cli.target import deployment_at
 from nvlm_trt.errors import RequestError, UsageError
 
@@ -48,14 +48,7 @@ _HARMLESS = {code: 0xFFFD for code in [*range(0x20), *range(0x7F, 0xA0)] if code
 @click.option("--top-k", type=int, help="1 is greedy, 0 no limit.")
 @click.option("--top-p", type=float, help="0 to 1; 1 is no limit.")
 @click.option("--seed", type=int, help="Seed of the sampling.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Seconds to wait for a sign of life.",
-)
+@timeout_option(60.0)
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="For a DIR: where its checkpoint lies now.")
 @output_options
 def ask(

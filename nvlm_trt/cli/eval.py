@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from nvlm_trt.cli.eval_precisions import precisions
-from nvlm_trt.cli.output import Output, output_options
+from nvlm_trt.cli.output import Output, output_options, timeout_option
 
 __all__ = ["evaluate"]
 
@@ -69,14 +69,7 @@ def evaluate() -> None:
 )
 @click.option("--partition", type=click.IntRange(0), default=0, show_default=True, help="The part to ask, from 0.")
 @click.option("--limit", type=click.IntRange(1), help="Ask only this many questions, the first ones.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(0, min_open=True),
-    default=300.0,
-    show_default=True,
-    help="Seconds to wait for a sign of life.",
-)
+@timeout_option(300.0)
 @click.option(
     "--deployment", "served", type=_FILE, metavar="DIR", help="The deployment that the server serves, for the report."
 )

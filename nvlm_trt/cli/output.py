@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
-from nvlm_trt.errors import NvlmError
+from nvlm_trt.errors import NvlmError, UsageError
 
-__all__ = ["Output", "dry_run_option", "output_options", "shown_bytes"]
+__all__ = ["Output", "dry_run_option", "output_options", "shown_bytes", "timeout_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,8 +27,8 @@ class Output:
     quiet: bool
 
     def result(self, data: Mapping[str, Any], text: str) -> None:
-        """The one result: JSON or text on stdout."""
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False) if self.as_json else text)
+        """The one result: JSON or text on stdout. Raises ``UsageError`` E-USAGE-STDOUT."""
+        _print(json.dumps(data, indent=2, ensure_ascii=False) if self.as_json else text)
 
     def note(self, text: str) -> None:
         """Something to know while waiting, on stderr."""
@@ -49,10 +51,34 @@ def output_options(command: F) -> F:
         except NvlmError as error:
             if as_json:
                 told = {"code": error.code, "what": error.what, "fix": error.fix}
-                click.echo(json.dumps({"error": told}, indent=2, ensure_ascii=False))
+                _print(json.dumps({"error": told}, indent=2, ensure_ascii=False))
             raise
 
     return wrapped  # type: ignore[return-value]
+
+
+def _print(text: str) -> None:
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise  # a reader that has seen enough; click ends quietly
+    except OSError as error:
+        # What stdout still holds would fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        what = f"The result cannot be written: {error.strerror}."
+        raise UsageError("E-USAGE-STDOUT", what, "Free some space, or write it elsewhere.") from None
+
+
+def timeout_option(default_s: float) -> Callable[[F], F]:
+    """Adds ``--timeout``, which the command gets as ``timeout_s``."""
+    return click.option(
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(0, min_open=True),
+        default=default_s,
+        show_default=True,
+        help="Seconds to wait for a sign of life.",
+    )
 
 
 def dry_run_option(command: F) -> F:

@@ -106,6 +106,17 @@ def test_an_error_is_one_line_and_its_exit_code(name: str) -> None:
     assert result.stderr == "error: E-TEST-WHAT: It broke. Mend it.\n"
 
 
+def test_a_result_that_cannot_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "nvlm_trt", "doctor", "--json"]
+        told = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert told.returncode == 2
+    assert told.stderr == (
+        "error: E-USAGE-STDOUT: The result cannot be written: No space left on device. "
+        "Free some space, or write it elsewhere.\n"
+    )
+
+
 def test_a_bug_shows_its_traceback() -> None:
     @click.command("fail")
     def fail() -> None:
