@@ -158,13 +158,13 @@ def score(task_name: str, out: Path, truth_file: Path | None, strict: bool, outp
 
 
 @evaluate.command()
+@click.argument("task_name", metavar="TASK")
 @click.argument("run_a", type=_FILE, metavar="A")
 @click.argument("run_b", type=_FILE, metavar="B")
-@click.argument("task_name", metavar="TASK")
 @_TRUTH
 @_STRICT
 @output_options
-def compare(run_a: Path, run_b: Path, task_name: str, truth_file: Path | None, strict: bool, output: Output) -> None:
+def compare(task_name: str, run_a: Path, run_b: Path, truth_file: Path | None, strict: bool, output: Output) -> None:
     """Say how much better run B is than run A on the same questions of TASK, with a paired bootstrap interval."""
     from nvlm_trt.cli.eval_text import comparison_text
     from nvlm_trt.evaluate.rules import Rules

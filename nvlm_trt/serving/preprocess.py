@@ -228,8 +228,8 @@ class Preprocessor:
         if prompt.num_tokens + max_tokens > self.max_seq_len:
             raise RequestError(
                 "E-PROMPT-LENGTH",
-                f"The prompt has {prompt.num_tokens:,} tokens, {prompt.num_image_rows:,} of them for pictures, and "
-                f"max_tokens is {max_tokens:,}; together at most {self.max_seq_len:,} are allowed.",
+                f"The prompt has {prompt.num_tokens:,} tokens, {prompt.num_image_rows:,} of them for pictures; with "
+                f"{max_tokens:,} for the answer that is more than the {self.max_seq_len:,} that are allowed.",
                 "Ask for fewer tokens, send fewer pictures or ask shorter.",
             )
 

@@ -215,6 +215,6 @@ def test_the_commands_show_a_run_beside_the_table_and_compare_two(tmp_path):
     assert "NVLM-D 1.0 72B (Megatron-Core)          81.20" in told.stdout
     data = json.loads(nvlm("eval", "score", "TextVQA", tmp_path / "a.jsonl", "--json").stdout)
     assert (data["value"], data["column"]) == (100, "TextVQA")
-    told = nvlm("eval", "compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "TextVQA")
+    told = nvlm("eval", "compare", "TextVQA", tmp_path / "a.jsonl", tmp_path / "b.jsonl")
     assert "B - A -100.00  [-100.00, -100.00]: A is better" in told.stdout
     assert nvlm("eval", "score", "TextVQA", tmp_path / "nothing").exit_code == 2

@@ -83,7 +83,7 @@ def test_the_reference_agrees_with_itself(out):
 
 
 def test_the_answers_are_files_that_score_and_compare_read(out):
-    told = CliRunner().invoke(main, ["eval", "compare", str(out / "bf16"), str(out / "fp8"), "own", "--json"])
+    told = CliRunner().invoke(main, ["eval", "compare", "own", str(out / "bf16"), str(out / "fp8"), "--json"])
     difference = load_study(out / "precisions.json").precisions[1].difference
     assert difference is not None
     assert json.loads(told.stdout)["difference"] == difference.value
