@@ -16,7 +16,7 @@ _LINE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
 @dataclass(frozen=True, slots=True)
 class TritonFigures:
     """``answered`` grows with every piece of an answer that any request gets. ``open`` counts requests that are not
-    over: in the decoder, before it, or with pieces that wait behind it.
+    over: in the decoder, or queued before a model, as pieces of an answer are before the last one.
     """
 
     answered: float
@@ -35,10 +35,7 @@ def parse_figures(text: str) -> TritonFigures:
         lines = ((found[2] or "", found[3]) for found in _LINE.finditer(text) if found[1] == name)
         return sum(float(value) for given, value in lines if all(label in given for label in labels))
 
-    around = sum(
-        total("nv_inference_pending_request_count", f'model="{model}"')
-        for model in ("preprocessing", "vision_encoder", "postprocessing")
-    )
     # TensorRT-LLM's "waiting" are those of its active requests that have no part in the step that runs.
     decoder = total("nvlm_decoder_requests") + total("nv_trt_llm_request_metrics", 'request_type="active"')
-    return TritonFigures(total("nv_inference_request_success", 'model="postprocessing"'), around + decoder)
+    queued = total("nv_inference_pending_request_count")
+    return TritonFigures(total("nv_inference_request_success", 'model="postprocessing"'), queued + decoder)

@@ -6,9 +6,10 @@ EMBEDDED = """# HELP nv_inference_request_success Number of successful inference
 nv_inference_request_success{model="postprocessing",version="1"} 19
 nv_inference_request_success{model="ensemble",version="1"} 2
 nv_inference_pending_request_count{model="preprocessing",version="1"} 1
-nv_inference_pending_request_count{model="tensorrt_llm",version="1"} 7
+nv_inference_pending_request_count{model="tensorrt_llm",version="1"} 2
 nvlm_decoder_requests{state="waiting"} 3
 nvlm_decoder_requests{state="running"} 4
+nvlm_decoder_requests{state="unsent"} 1
 nvlm_decoder_healthy 1
 """
 PRODUCTION = """nv_inference_request_success{model="postprocessing",version="1"} 5
@@ -19,8 +20,8 @@ nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="max",version="1"} 
 """
 
 
-def test_what_is_open_is_before_the_decoder_or_in_it():
-    assert parse_figures(EMBEDDED) == TritonFigures(answered=19, open=8)
+def test_what_is_open_is_queued_or_in_the_decoder():
+    assert parse_figures(EMBEDDED) == TritonFigures(answered=19, open=11)
 
 
 def test_the_same_of_tensorrt_llm():
