@@ -21,8 +21,8 @@ __all__ = ["Answers", "Comparison", "Score", "compare", "read_answers", "score",
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """``records`` each once, in the files' order; ``expected`` is how many there should be, if that is known, and
-    ``deployment`` what answered, if the run was told."""
+    """``records`` each once, in the files' order: of several of one id the first that is no error. ``expected`` is how
+    many there should be, if that is known, and ``deployment`` what answered, if the run was told."""
 
     records: tuple[Record, ...]
     duplicates: int
@@ -87,7 +87,9 @@ def read_answers(task: Task, out: Path, truth_file: Path | None = None) -> Answe
             count += 1
             record = {**read, **truths.get(read["sample_id"], {})}
             _check(task, record, file.name, number)
-            records.setdefault(record["sample_id"], record)
+            first = records.setdefault(record["sample_id"], record)
+            if "error" in first and "error" not in record:  # asked again by a run that did not come to its end
+                records[record["sample_id"]] = record
     if not records:
         raise missing_data(f"{files[0].name} holds no answers.", "Run the task again.")
     settings = _settings(out, task)

@@ -50,6 +50,16 @@ def test_all_ranks_and_partitions_of_a_prefix_are_read_and_duplicates_left_out(t
     assert (result.records, result.duplicates, result.expected) == (2, 1, None)
 
 
+def test_an_answer_of_a_run_that_was_cut_off_counts_and_not_the_error_it_repairs(tmp_path):
+    failed = {**reference(1, "", ["cat"] * 10), "error": "E-IMAGE-FILE"}
+    answered = [reference(1, "cat", ["cat"] * 10), reference(1, "dog", ["cat"] * 10)]
+    lines(tmp_path / "run-TextVQA-dprank=0-partition=0.jsonl", [failed, reference(2, "dog", ["dog"] * 10), *answered])
+    answers = read_answers(TEXTVQA, tmp_path / "run")
+    assert [record["answer"] for record in answers.records] == ["cat", "dog"]
+    result = score(TEXTVQA, answers, Rules())
+    assert (result.value, result.errors, result.duplicates) == (100, 0, 2)
+
+
 def test_what_the_references_evaluators_read_is_left_behind(tmp_path):
     lines(tmp_path / "run-TextVQA-dprank=0-partition=0.jsonl", [reference(1, "cat", ["cat"])])
     write_merged(TEXTVQA, tmp_path / "run", read_answers(TEXTVQA, tmp_path / "run"))
