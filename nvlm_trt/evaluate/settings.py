@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nvlm_trt.checkpoint.disk import writing
 from nvlm_trt.evaluate.failures import mixed_runs
 from nvlm_trt.evaluate.output_file import write_json
 from nvlm_trt.evaluate.rules import NoAnswer
@@ -37,17 +41,22 @@ def settings_file(out: Path, task: str) -> Path:
 
 
 def keep_settings(out: Path, settings: RunSettings) -> None:
-    """Write them, or compare them with those of the run that is continued. Raises ``UsageError`` E-EVAL-MIXED."""
+    """Write them, or compare them with those of the run that is continued. Partitions may do so at the same moment.
+
+    Raises ``UsageError`` E-EVAL-MIXED, ``BuildError`` E-BUILD-WRITE, E-BUILD-SPACE.
+    """
     now = {key: value for key, value in asdict(settings).items() if value not in ("", None)}
     keep_values(settings_file(out, settings.task), now)
 
 
 def keep_values(file: Path, now: Mapping[str, Any]) -> None:
     """``keep_settings`` for any values that JSON knows."""
-    if not file.exists():
+    with writing(file.name):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"format": 1, **now})
-        return
+    with _alone_in(file.parent):
+        if not file.exists():
+            write_json(file, {"format": 1, **now})
+            return
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
         keys = sorted({*now, *before} - {"format"})
@@ -56,6 +65,17 @@ def keep_values(file: Path, now: Mapping[str, Any]) -> None:
         raise mixed_runs(f"{file.name} cannot be read.") from None
     if different:
         raise mixed_runs(_told(different[0], before.get(different[0]), now.get(different[0])))
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Others that ask for the same wait."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _told(key: str, before: Any, now: Any) -> str:
