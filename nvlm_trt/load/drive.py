@@ -54,7 +54,7 @@ async def drive(
     ``ended`` is called after each request, with the run's start. Setting ``stop`` sends no more requests and abandons
     the answers in progress, which are among ``done`` as unfinished.
     """
-    driven = Driven(time.monotonic() + _LEAD_S)
+    driven = Driven(start_s=0.0)
 
     async def one(number: int, due_s: float) -> None:
         plan, prepared = planned[number]
@@ -67,8 +67,9 @@ async def drive(
             driven.done.append(taken)
             ended(taken, driven.start_s)
 
-    work = _open(planned, driven.start_s, one) if clients is None else _closed(planned, driven.start_s, clients, one)
     with _undisturbed():
+        start_s = driven.start_s = time.monotonic() + _LEAD_S  # after the collection, which may take longer than that
+        work = _open(planned, start_s, one) if clients is None else _closed(planned, start_s, clients, one)
         cpu_s, wall_s = time.process_time(), time.monotonic()
         watch = asyncio.create_task(_watch(driven.loop_lags_ms))
         load, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
