@@ -4,8 +4,9 @@
 
 For each tile limit `nvlm-trt eval precisions` asks the task's questions at every precision. For each precision a
 deployment is built, and `calibration/latency.py` puts load on it at each tile limit. What is done is kept: the same
-command goes on where it was, and measures again where a load had no valid run. Every command is printed before it
-runs, so that any can be run by hand, or elsewhere; the report takes whatever result files lie below OUT.
+command goes on where it was, and measures again where a load had no valid run, is new, or was interrupted. Every
+command is printed before it runs, so that any can be run by hand, or elsewhere; the report takes whatever result files
+lie below OUT.
 
 For TensorRT-LLM's engines accuracy comes from `eval run --deployment` and latency from `latency.py --deployment`, by
 hand, because precisions are compared on the embedded engine (docs/report.md).
@@ -82,7 +83,7 @@ def main(
         deployment = out / "deployments" / precision.slug
         for count in tiles:
             result = out / f"tiles-{count}" / f"latency-{precision.slug}.json"
-            if _measured(result):
+            if _measured(result, clients, repetitions):
                 continue
             file = out / "recipes" / f"{precision.slug}-tiles-{count}.toml"
             if not dry_run:
@@ -110,12 +111,18 @@ def _varied(draft: RecipeDraft, precision: DecoderPrecision, tiles: int) -> Reci
     return RecipeDraft.model_validate(data)
 
 
-def _measured(result: Path) -> bool:
-    """Whether every load has a valid run; where one has not, the same command measures again."""
+def _measured(result: Path, clients: tuple[int, ...], repetitions: int) -> bool:
+    """Whether every load is there, with all its runs and a valid one; where not, the same command measures again."""
     try:
-        return all(point.summary for point in load_measurement(result).points)
+        points = load_measurement(result).points
     except NvlmError:
         return False
+    whole = [
+        point.load.clients
+        for point in points
+        if point.summary and len(point.runs) >= repetitions and not any(run.interrupted for run in point.runs)
+    ]
+    return set(clients) <= set(whole)
 
 
 def _run(words: list[object], dry_run: bool, told: int = 0) -> None:

@@ -34,16 +34,38 @@ def test_every_precision_meets_every_tile_limit_and_load(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_is_kept_unless_a_load_had_no_valid_run(tmp_path):
+def kept_study(folder: Path) -> Path:
+    """Everything is there; the latency at six tiles."""
     for tiles in (1, 6):
-        put(tmp_path / f"tiles-{tiles}" / "precisions.json", study(tiles, {"bf16": 5, "fp8": 5}).dump())
-        put(tmp_path / f"tiles-{tiles}" / "latency-fp8.json", measurement("fp8", tiles, {1: 9}).dump())
-    assert len(commands(tmp_path, "--precision", "fp8")) == 1
-    file = tmp_path / "tiles-6" / "latency-fp8.json"
+        put(folder / f"tiles-{tiles}" / "precisions.json", study(tiles, {"bf16": 5, "fp8": 5}).dump())
+        put(folder / f"tiles-{tiles}" / "latency-fp8.json", measurement("fp8", tiles, {1: 9, 8: 20}).dump())
+    return folder / "tiles-6" / "latency-fp8.json"
+
+
+LOADS = ("--precision", "fp8", "--clients", "1", "--clients", "8", "--repetitions", "3")
+
+
+def test_what_is_there_is_kept(tmp_path):
+    kept_study(tmp_path)
+    assert len(commands(tmp_path, *LOADS)) == 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda points: points[0].update(summary={}),
+        lambda points: points.pop(),
+        lambda points: points[1]["runs"].pop(),
+        lambda points: points[1]["runs"][0].update(interrupted=True),
+    ],
+    ids=["no valid run", "a load missing", "a run missing", "a run interrupted"],
+)
+def test_what_is_not_whole_is_measured_again(tmp_path, spoil):
+    file = kept_study(tmp_path)
     data = json.loads(file.read_text())
-    data["points"][0]["summary"] = {}
+    spoil(data["points"])
     file.write_text(json.dumps(data))
-    again = commands(tmp_path, "--precision", "fp8")
+    again = commands(tmp_path, *LOADS)
     assert [line.split()[1 if "latency.py" in line else 2] for line in again] == ["build", "run", "report"]
 
 
