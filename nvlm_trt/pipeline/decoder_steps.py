@@ -141,7 +141,8 @@ def _checkpoint_step(recipe: Recipe) -> Step:
 _ENGINE = Step(
     name="decoder.engine",
     run=run_build_engine,
-    artefacts=("decoder/checkpoint",),
+    # The config for the rows of a picture, which decide the prompt table.
+    artefacts=("decoder/checkpoint", "model/config.json"),
     values=(
         "container",
         "decoder.max_batch_size",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +76,23 @@ def test_from_checkpoint_to_engine_and_what_a_new_batch_size_costs(small_checkpo
     again = build(small_checkpoint, recipe(tmp_path, 24), out)
     built = [report.step for report in again.steps if report.outcome == "built"]
     assert built == ["decoder.engine", "triton.repository"]
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_config_with_more_tiles_rebuilds_the_engine(small_checkpoint: Path, tmp_path: Path) -> None:
+    """Its prompt table is as large as a picture's rows, and without scales the decoder's checkpoint stays the same."""
+    checkpoint, out, name = tmp_path / "checkpoint", tmp_path / "out", recipe(tmp_path, 16)
+    text = Path(name).read_text(encoding="utf-8")
+    Path(name).write_text(text.replace("[decoder]", '[decoder]\nquantization = "none"'), encoding="utf-8")
+    shutil.copytree(small_checkpoint, checkpoint)
+    build(checkpoint, name, out)
+    old = (out / "decoder" / "engine" / "config.json").read_bytes()
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config["max_dynamic_patch"] -= 1
+    (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    again = build(checkpoint, name, out)
+    assert "decoder.engine" in [report.step for report in again.steps if report.outcome == "built"]
+    assert (out / "decoder" / "engine" / "config.json").read_bytes() != old
 
 
 @pytest.mark.usefixtures("machine")
