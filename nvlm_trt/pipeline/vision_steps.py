@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from nvlm_trt.pipeline.calibration_files import calibration_files
 from nvlm_trt.pipeline.machine import lacking_tensorrt, lacking_tensorrt_rtx
@@ -18,6 +19,9 @@ __all__ = ["VISION_ARTEFACTS", "VISION_TENSORS", "vision_steps"]
 VISION_TENSORS = ("vision_model.", "mlp1.")
 VISION_ARTEFACTS = ("vision/vision.onnx", "vision/weights.json", "vision/weights.safetensors")
 _CALIBRATION_FILE = "vision/calibration.json"
+# The graph and its calibration carry the whole checkpoint's fingerprint, which the decoder's files and the index change
+# as well.
+_FINGERPRINTED: dict[str, Any] = {"tensors": ("",), "documents": ("config.json", "model.safetensors.index.json")}
 
 
 def vision_steps(recipe: Recipe) -> list[Step]:
@@ -77,24 +81,22 @@ def _engine(context: StepContext) -> None:
 _CALIBRATION = Step(
     name="vision.calibration",
     run=_calibrate,
-    tensors=VISION_TENSORS,
-    documents=("config.json",),
     resources=("calibration/set.jsonl", "calibration/pictures"),
     files=lambda recipe: calibration_files(recipe.calibration.set),
     outputs=(_CALIBRATION_FILE,),
     code=("checkpoint.registry", "decoder.calibration_set", "vision.fp8_calibration"),
     libraries=("ml_dtypes", "numpy", "onnx", "onnxruntime", "pillow"),
+    **_FINGERPRINTED,
 )
 
 _ONNX = Step(
     name="vision.onnx",
     run=_onnx,
-    tensors=VISION_TENSORS,
-    documents=("config.json",),
     values=("vision.dtype", "vision.exclude", "vision.quantization"),
     outputs=VISION_ARTEFACTS,
     code=("checkpoint.registry", "vision.export"),
     libraries=("ml_dtypes", "onnx"),
+    **_FINGERPRINTED,
 )
 
 # The versions of TensorRT and TensorRT-LLM are those of the container, so its name is in the key. Asking the machine

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from nvlm_trt.checkpoint.registry import open_checkpoint
+from nvlm_trt.checkpoint.synthetic import SIZES, write_checkpoint
 from nvlm_trt.cli import main
 from nvlm_trt.pipeline.builder import build
 from nvlm_trt.pipeline.deployment import open_deployment
@@ -23,6 +24,7 @@ from nvlm_trt.plan.calibration_size import CalibrationSize
 from nvlm_trt.plan.cost import Rates, build_costs
 from nvlm_trt.plan.resolve import load_recipe
 from nvlm_trt.resources import resource_folder
+from nvlm_trt.vision.artefact import checkpoint_fingerprint, read_graph
 from tests.pipeline.toys import snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +55,27 @@ def test_nothing_but_the_manifest_names_a_place(built: Path, small_checkpoint: P
     for name, data in snapshot(built).items():
         assert str(built).encode() not in data, name
         assert name == "manifest.json" or str(small_checkpoint).encode() not in data, name
+
+
+@pytest.mark.parametrize("changed", ["index", "shard"])
+def test_a_graph_knows_its_checkpoint_after_files_without_its_weights_changed(tmp_path: Path, changed: str) -> None:
+    checkpoint, out = tmp_path / "checkpoint", tmp_path / "out"
+    write_checkpoint(checkpoint, SIZES["small"], 0, 3)
+    build(checkpoint, "embedded", out, until="vision.onnx")
+    if changed == "index":
+        file = checkpoint / "model.safetensors.index.json"
+        file.write_bytes(file.read_bytes() + b"\n")
+    else:
+        opened = open_checkpoint(checkpoint)
+        place = opened.info("language_model.model.layers.1.mlp.up_proj.weight").place
+        assert place is not None
+        beside = {name for name in opened.names() if opened.files(name) == (place.file,)}
+        assert all(name.startswith("language_model.") for name in beside)
+        data = bytearray(place.file.read_bytes())
+        data[place.offset] ^= 1
+        place.file.write_bytes(data)
+    build(checkpoint, "embedded", out, until="vision.onnx")
+    assert checkpoint_fingerprint(read_graph(out / "vision")) == open_checkpoint(checkpoint).fingerprint()
 
 
 def test_building_twice_gives_the_same_bytes(built: Path, small_checkpoint: Path, tmp_path: Path) -> None:
