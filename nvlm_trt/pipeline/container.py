@@ -32,8 +32,10 @@ def container_command(
         return ()
     mounts = [f"{out.resolve()}:{DEPLOYMENT}", f"{checkpoint.resolve()}:{CHECKPOINT}:ro"]
     if recipe_name.endswith(".toml"):
-        mounts.append(f"{Path(recipe_name).resolve()}:/recipe.toml:ro")
-        recipe_name = "/recipe.toml"
+        # Under its own path: a calibration set is named relative to it.
+        file = Path(recipe_name).parent.resolve() / Path(recipe_name).name
+        mounts.append(f"{file}:{file}:ro")
+        recipe_name = str(file)
     if recipe.calibration.set is not None:
         # Under its own path: that is what the recipe says, and what stands in the manifest.
         folder = Path(recipe.calibration.set).parent

@@ -115,8 +115,8 @@ def test_a_production_recipe_builds_what_it_can_and_lists_the_rest(small_checkpo
     assert command[:2] == ["docker", "run"]
     assert f"{tmp_path / 'out'}:/deployment" in command
     assert f"{small_checkpoint}:/checkpoint:ro" in command
-    assert f"{recipe}:/recipe.toml:ro" in command
-    assert "nvlm-trt build /checkpoint --recipe /recipe.toml -o /deployment" in command[-1]
+    assert f"{recipe}:{recipe}:ro" in command
+    assert f"nvlm-trt build /checkpoint --recipe {recipe} -o /deployment" in command[-1]
     manifest = load_manifest(tmp_path / "out")
     assert manifest is not None
     assert set(manifest.steps) == set(EMBEDDED_STEPS)
