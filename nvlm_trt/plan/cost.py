@@ -101,8 +101,9 @@ def build_costs(config: NvlmConfig, recipe: Recipe, samples: CalibrationSize, ra
     memory = _STREAMING_BYTES + largest
     seconds = decoder_bytes / rates.convert_bytes_s + engine_bytes / rates.read_bytes_s
     if recipe.decoder.unified_checkpoint:
-        # The rest of the model goes along as it is, but for fp32 that is bf16 in truth.
-        unified = ITEM_BYTES[config.dtype] * sum(spec.num_elements for spec in vision) + engine_bytes
+        # The decoder in one piece, however many ranks there are; the rest of the model as it is stored.
+        whole = recipe.decoder.model_copy(update={"tp": 1, "pp": 1})
+        unified = decoder_weights(config, whole)[0].total_bytes + vision_bytes
         written_s = total_bytes / rates.convert_bytes_s + unified / rates.read_bytes_s
         costs.append(StepCost("decoder.unified", total_bytes, unified, memory, written_s))
     costs.append(StepCost("decoder.checkpoint", decoder_bytes, engine_bytes, memory, seconds))

@@ -97,6 +97,11 @@ def test_exclusions_an_fp8_cache_a_bound_and_the_unified_form(checkpoint: Path, 
     }
     assert wanted <= set(files)
     assert b'"num_samples": 1' in files["decoder/calibration.json"]
+    config = open_checkpoint(checkpoint).config
+    costs = build_costs(config, load_recipe(recipe, config), CalibrationSize(0, 0), Rates())
+    planned = next(cost.writes_bytes for cost in costs if cost.step == "decoder.unified")
+    unified = sum(len(data) for name, data in files.items() if name.startswith("decoder/unified/model-"))
+    assert planned <= unified <= planned + 40_000
     assert verify(tmp_path / "out").faults == ()
     (tmp_path / "my set.jsonl").write_text('{"prompt": "What is that?"}\n')
     dry = build(checkpoint, recipe, tmp_path / "out", until="decoder.calibration", dry_run=True)

@@ -36,6 +36,17 @@ def test_every_step_that_costs_something_is_listed(name: str, quantization: str)
     assert listed == [step.name for step in steps_for(recipe) if step.name != "triton.repository"]
 
 
+def test_the_unified_form_is_as_large_for_any_number_of_gpus() -> None:
+    written = set()
+    for name in ("h200x1-fp8", "h100x8-fp8"):
+        recipe = load_recipe(name, RELEASE)
+        decoder = recipe.decoder.model_copy(update={"unified_checkpoint": True})
+        costs = build_costs(RELEASE, recipe.model_copy(update={"decoder": decoder}), SAMPLES, Rates())
+        written |= {cost.writes_bytes for cost in costs if cost.step == "decoder.unified"}
+    # The decoder of one rank, and the vision half with its fp32 tensors.
+    assert written == {75_199_761_536 + 18_066_108_672}
+
+
 def test_times_follow_the_rates() -> None:
     recipe = load_recipe("h200x1-fp8", RELEASE)
     slow, fast = (build_costs(RELEASE, recipe, SAMPLES, Rates(*[rate] * 6)) for rate in (1e9, 2e9))
