@@ -70,9 +70,9 @@ def convert(
     all are there. If anything fails before, the folder is as it was. ``progress`` is called with bytes handed over for
     writing and bytes in all.
 
-    Raises ``CheckpointError`` E-CKPT-NAN for a tensor that is not finite, E-CKPT-SHARD for a file that cannot be read
-    any more, ``ArtefactError`` E-ARTEFACT-CALIBRATION when the calibration is another model's, ``BuildError``
-    E-BUILD-SPACE and E-BUILD-WRITE.
+    Raises ``CheckpointError`` E-CKPT-NAN for a tensor that is not finite, E-CKPT-RANGE for one that is not in the
+    model's dtype, E-CKPT-SHARD for a file that cannot be read any more, ``ArtefactError`` E-ARTEFACT-CALIBRATION when
+    the calibration is another model's, ``BuildError`` E-BUILD-SPACE and E-BUILD-WRITE.
     """
     _check_calibration(checkpoint, calibration, files)
     folder = files[0].path.parent
@@ -179,6 +179,7 @@ class _Converter:
             if quantizer is not None:
                 quantizer(block.values, values)
             elif not cast_to_model(block.values, values):
+                _check_range(block.name, values, self._checkpoint.config.dtype)
                 self.notes.add(f"{block.name}: some values were rounded to {self._checkpoint.config.dtype}.")
             block.release()
             release = functools.partial(results.give, buffer)
@@ -225,3 +226,12 @@ def _finite_amax(block: Block) -> np.float32:
             "Fetch the checkpoint again, or ask whoever trained it.",
         )
     return amax
+
+
+def _check_range(name: str, values: NDArray[Any], dtype: str) -> None:
+    if not np.isfinite(fp8.amax(values)):
+        raise CheckpointError(
+            "E-CKPT-RANGE",
+            f"{name} holds values that {dtype} cannot represent.",
+            "Use the config.json that belongs to the weights: its torch_dtype is the decoder's.",
+        )

@@ -204,6 +204,16 @@ def test_a_float32_bias_that_bfloat16_cannot_hold_is_rounded_and_noted(write: Wr
     assert report.notes == (f"{name}: some values were rounded to bfloat16.",)
 
 
+def test_a_weight_beyond_the_model_s_range_is_refused_and_not_written_as_infinite(
+    write: Write, checkpoint: Checkpoint
+) -> None:
+    name = f"{LAYER}input_layernorm.weight"
+    norm = checkpoint.read(name).astype(np.float32)
+    norm[0] = 1e5
+    with pytest.raises(CheckpointError, match=f"E-CKPT-RANGE: {name}"):
+        write(source=Altered(checkpoint, {name: norm}, dtype="float16"))
+
+
 def test_a_calibration_of_another_depth_is_refused(
     checkpoint: Checkpoint, calibration: Calibration, tmp_path: Path
 ) -> None:
