@@ -32,7 +32,7 @@ def inspect(model: Path, output: Output) -> None:
 def _text(inspection: Inspection) -> str:
     vision, decoder, tiling = inspection.config.vision, inspection.config.decoder, inspection.config.tiling
     parameters = inspection.parameters
-    most = tiling.max_tiles + tiling.use_thumbnail
+    most = tiling.most_tiles_per_image
     dtypes = ", ".join(f"{n} {tag} ({shown_bytes(size)})" for tag, (n, size) in sorted(inspection.dtypes.items()))
     shards = f" in {inspection.num_shards} files" if inspection.num_shards else ", by config.json alone"
     lines = [

@@ -75,7 +75,7 @@ class Inspection:
                 "min_tiles": tiling.min_tiles,
                 "max_tiles": tiling.max_tiles,
                 "thumbnail": tiling.use_thumbnail,
-                "max_tokens_per_image": (tiling.max_tiles + tiling.use_thumbnail) * vision.tokens_per_tile,
+                "max_tokens_per_image": tiling.most_tiles_per_image * vision.tokens_per_tile,
             },
             "tokenizer": None if self.vocab_len is None else {"vocab_len": self.vocab_len},
             "quirks": list(self.quirks),

@@ -48,6 +48,14 @@ def test_the_full_size_from_its_config_alone(tmp_path: Path) -> None:
     assert tiling["max_tokens_per_image"] == 7 * 256
 
 
+def test_a_picture_of_one_tile_has_no_thumbnail(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config_json(SIZES["full"]) | {"max_dynamic_patch": 1}), encoding="utf-8")
+    tiling = inspect(file)["tiling"]
+    assert isinstance(tiling, dict)
+    assert tiling["max_tokens_per_image"] == 256
+
+
 def test_the_text_names_what_surprises(small_checkpoint: Path) -> None:
     text = CliRunner().invoke(main, ["inspect", str(small_checkpoint)]).stdout
     assert "6,475,872 parameters" in text
