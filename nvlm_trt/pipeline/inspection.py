@@ -148,4 +148,4 @@ def _quirks(config: NvlmConfig, data: Mapping[str, Any], counts: Mapping[str, in
     if len(counts) > 1:
         yield f"Tensors are stored as {' and '.join(sorted(counts))}; the engines compute in {config.dtype}."
     if not config.tiling.use_thumbnail:
-        yield "use_thumbnail is off: pictures are seen in tiles alone."
+        yield "use_thumbnail is off: it cannot be built, since the prompt names the last tile as the thumbnail."

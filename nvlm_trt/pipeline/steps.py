@@ -37,10 +37,10 @@ def steps_for(recipe: Recipe) -> list[Step]:
 
 
 def _inspect(context: StepContext) -> None:
-    from nvlm_trt.model.tokenizer import NvlmTokenizer
+    from nvlm_trt.serving.preprocess import Preprocessor
 
-    # Here, so that a broken tokenizer shows before the long work and not after.
-    NvlmTokenizer.from_folder(context.checkpoint.root)
+    # Here, so that a model no prompt can be made for shows before the long work and not after, or only to the server.
+    Preprocessor.from_folder(context.checkpoint.root, max_images=1, max_seq_len=1)
     folder = context.into / "model"
     folder.mkdir()
     for name in _DOCUMENTS:

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from nvlm_trt.checkpoint.registry import open_checkpoint
 from nvlm_trt.checkpoint.synthetic import SIZES, write_checkpoint
 from nvlm_trt.cli import main
+from nvlm_trt.errors import CheckpointError
 from nvlm_trt.pipeline.builder import build
 from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.pipeline.manifest import load_manifest
@@ -76,6 +77,15 @@ def test_a_graph_knows_its_checkpoint_after_files_without_its_weights_changed(tm
         place.file.write_bytes(data)
     build(checkpoint, "embedded", out, until="vision.onnx")
     assert checkpoint_fingerprint(read_graph(out / "vision")) == open_checkpoint(checkpoint).fingerprint()
+
+
+def test_a_model_that_no_prompt_can_be_made_for_is_refused_by_the_first_step(tmp_path: Path) -> None:
+    checkpoint, file = tmp_path / "checkpoint", tmp_path / "checkpoint" / "config.json"
+    write_checkpoint(checkpoint, SIZES["small"], 0, 1)
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(config | {"use_thumbnail": False}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"E-CONFIG-VALUE.*use_thumbnail"):
+        build(checkpoint, "embedded", tmp_path / "out", until="inspect")
 
 
 def test_building_twice_gives_the_same_bytes(built: Path, small_checkpoint: Path, tmp_path: Path) -> None:
