@@ -10,6 +10,7 @@ cache has to pass elsewhere is left out, because what it predicts is measured he
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -73,7 +74,7 @@ def build_precisions(
     )
     calibrated = calibrated or any(precision.calibrated for precision in precisions)
     shared = [
-        step
+        _run_with(step, plain)
         for step in steps_for(plain)
         if step.name == "inspect" or step.name.startswith("vision.") or (step.name == _CALIBRATION and calibrated)
     ]
@@ -91,6 +92,11 @@ def build_precisions(
         {name: sum(entry.size for entry in entries.values()) for name, entries in files.items()},
         {name: _identity(entries) for name, entries in files.items()},
     )
+
+
+def _run_with(step: Step, recipe: Recipe) -> Step:
+    """The build reads the user's recipe anew, and one with an FP8 cache has calibration check the keys first."""
+    return dataclasses.replace(step, run=lambda context: step.run(dataclasses.replace(context, recipe=recipe)))
 
 
 def _identity(files: Mapping[str, FileEntry]) -> str:
