@@ -34,9 +34,9 @@ def calibration_size(config: NvlmConfig, set_file: str | None) -> CalibrationSiz
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
         prompts = [(len(line["prompt"].encode()), tuple(line.get("images", ()))) for line in lines]
+        groups = {images for _, images in prompts}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return CalibrationSize(0, 0)
     requests = [Workload(len(images), size // _BYTES_PER_TOKEN + _TEMPLATE_TOKENS, 0) for size, images in prompts]
-    groups = {images for _, images in prompts}
     tiles = sum(map(len, groups)) * config.tiling.most_tiles_per_image
     return CalibrationSize(sum(request.prompt_tokens(config) for request in requests), tiles)

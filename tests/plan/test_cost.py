@@ -70,7 +70,10 @@ def test_a_calibration_s_size_is_told_from_its_list(tmp_path: Path) -> None:
     assert calibration_size(RELEASE, None).tiles > 0
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"prompt": 3}', '{"images": []}', '{"prompt": "x", "images": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"prompt": 3}', '{"images": []}', '{"prompt": "x", "images": 3}', '{"prompt": "", "images": [[]]}'],
+)
 def test_a_set_that_cannot_be_read_counts_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "set.jsonl").write_text(text)
     assert calibration_size(RELEASE, str(tmp_path / "set.jsonl")) == CalibrationSize(0, 0)
