@@ -99,14 +99,18 @@ def main(
 
 
 def _varied(draft: RecipeDraft, precision: DecoderPrecision, tiles: int) -> RecipeDraft:
-    """The recipe keeps its name, by which a report finds it. An FP8 cache is forced: it is what is measured."""
+    """The recipe keeps its name, by which a report finds it. An FP8 cache is forced: it is what is measured. What is
+    built from it besides what is served, and without FP8 cannot be, is left out.
+    """
     data = draft.model_dump()
     data["decoder"] |= {
         "quantization": precision.quantization,
         "kv_cache": precision.kv_cache,
         "exclude": precision.exclude,
         "force_kv_cache": precision.kv_cache == "fp8",
+        "unified_checkpoint": False,
     }
+    data["calibration"]["error_bound"] = None
     data["prompt"]["max_tiles"] = tiles
     return RecipeDraft.model_validate(data)
 

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from calibration.study import main
+from calibration.study import _varied, main
+from nvlm_trt.pipeline.recipe_file import read_draft
+from nvlm_trt.precision.spec import parse_precision
 from nvlm_trt.resources import resource_folder
+from tests.pipeline.test_real_build import changed_recipe
 from tests.report.samples import measurement, put, study
 
 MODEL = str(resource_folder("calibration") / "mini")
@@ -67,6 +70,15 @@ def test_what_is_not_whole_is_measured_again(tmp_path, spoil):
     file.write_text(json.dumps(data))
     again = commands(tmp_path, *LOADS)
     assert [line.split()[1 if "latency.py" in line else 2] for line in again] == ["build", "run", "report"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_a_recipe_that_also_builds_what_is_not_served_can_be_varied(tmp_path, precision):
+    extra = "[calibration]\nerror_bound = 0.1\n\n[decoder]\nunified_checkpoint = true"
+    recipe = changed_recipe("embedded", tmp_path / "own.toml", "[decoder]", extra)
+    varied = _varied(read_draft(recipe), parse_precision(precision), 1)
+    assert varied.decoder.quantization == {"bf16": "none", "fp8": "fp8"}[precision]
+    assert (varied.calibration.error_bound, varied.decoder.unified_checkpoint) == (None, False)
 
 
 @pytest.mark.parametrize("words", [["--precision", "int8"], ["--recipe", "nowhere"]])
