@@ -141,6 +141,15 @@ class CalibrationRecipe(_Section):
     device: Literal["cpu", "cuda"] = "cpu"
     error_bound: float | None = pydantic.Field(default=None, gt=0, lt=1)
 
+    @pydantic.field_validator("method")
+    @classmethod
+    def _in_range(cls, value: str) -> str:
+        """As ``RangeMethod`` has it, which needs numpy."""
+        percentile = value.partition(":")[2]
+        if percentile and not 50 <= float(percentile) <= 100:
+            raise ValueError(f"the percentile is {percentile}; 50 to 100 is allowed")
+        return value
+
 
 class WorkloadRecipe(_Section):
     """A usual request. Automatic sizes are made for it; ``plan`` counts how many fit."""

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from nvlm_trt.decoder.range_method import RangeMethod
 from nvlm_trt.errors import UsageError
-from nvlm_trt.pipeline.recipe import GpuRecipe, Recipe
+from nvlm_trt.pipeline.recipe import CalibrationRecipe, GpuRecipe, Recipe
 from nvlm_trt.pipeline.recipe_file import read_draft, recipe_names
 from nvlm_trt.plan.resolve import load_recipe
 from tests.pipeline.toys import RECIPE, write_recipe
@@ -42,6 +43,8 @@ def test_a_recipe_of_the_user_s_own(tmp_path: Path) -> None:
         ("max_seq_len = 64", 'max_seq_len = "64"', "decoder.max_seq_len"),
         ("max_seq_len = 64", "max_seq_len = 0", "decoder.max_seq_len"),
         ("max_seq_len = 64", "", "decoder.max_seq_len"),
+        ("[decoder]", '[calibration]\nmethod = "percentile:10"\n\n[decoder]', "calibration.method"),
+        ("[decoder]", '[calibration]\nmethod = "percentile:100.1"\n\n[decoder]', "calibration.method"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -53,6 +56,18 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, old: str, new: str, said:
     assert wrong.value.code == "E-RECIPE-KEY"
     assert wrong.value.what.startswith(f"mine.toml: {said}")
     assert "pydantic" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("percentile", ["49.99", "50", "99.9", "100", "100.01"])
+def test_a_percentile_may_be_what_calibration_takes(percentile: str) -> None:
+    method = f"percentile:{percentile}"
+    try:
+        RangeMethod.parse(method)
+    except UsageError:
+        with pytest.raises(ValueError, match=f"the percentile is {percentile}; 50 to 100"):
+            CalibrationRecipe(method=method)
+    else:
+        assert CalibrationRecipe(method=method).method == method
 
 
 def test_a_misspelt_key_is_named_beside_the_one_that_is_missing(tmp_path: Path) -> None:
