@@ -99,8 +99,8 @@ class TraceLoad:
     clients: None = None
 
     def form(self) -> PointLoad:
-        last_s = (self.trace[-1].due_s or 0.0) / self.speed
-        return PointLoad(kind="trace", rate_per_s=(len(self.trace) - 1) / last_s if last_s else None)
+        span_s = ((self.trace[-1].due_s or 0.0) - (self.trace[0].due_s or 0.0)) / self.speed
+        return PointLoad(kind="trace", rate_per_s=(len(self.trace) - 1) / span_s if span_s else None)
 
     def plan(self, seed: int, label: str, requests: int) -> tuple[Planned, ...]:
         return tuple(Planned(planned.request, (planned.due_s or 0.0) / self.speed) for planned in self.trace)
