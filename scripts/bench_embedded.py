@@ -80,7 +80,7 @@ def _circumstances(folder: Path, runner: str, quantize: bool, threads: int | Non
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--new-tokens", type=click.IntRange(min=2), default=128, show_default=True)
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--threads", type=int, help="ONNX Runtime's threads; all cores if not given.")
+@click.option("--threads", type=int, help="The runner's threads; all cores if not given.")
 @click.option("--quantize-activations/--float-activations", default=True, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def main(
