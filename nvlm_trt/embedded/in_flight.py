@@ -49,8 +49,8 @@ class InFlightEngine:
         self._thread.start()
 
     def submit(self, request: GenerationRequest, listener: Listener, begun: Callable[[], None] | None = None) -> None:
-        """Raises ``RequestError`` E-PROMPT-*, E-PARAM-SHAPE, ``OverloadedError`` E-BUSY-QUEUE, and ``ArtefactError``
-        E-ENGINE-FAULT or E-ENGINE-CLOSED when the engine no longer runs.
+        """Raises ``RequestError`` E-PROMPT-*, E-PARAM-RANGE, E-PARAM-SHAPE, ``OverloadedError`` E-BUSY-QUEUE, and
+        ``ArtefactError`` E-ENGINE-FAULT or E-ENGINE-CLOSED when the engine no longer runs.
         """
         self._check_open()
         runner, block_size = self._pool.runner, self._pool.block_size

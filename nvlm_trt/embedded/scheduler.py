@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from nvlm_trt.embedded.pool import Pool
 from nvlm_trt.embedded.sequence import Sequence
-from nvlm_trt.errors import OverloadedError, UsageError
+from nvlm_trt.errors import OverloadedError, RequestError, UsageError
 
 __all__ = ["Chunk", "Limits", "Scheduler", "Step"]
 
@@ -103,7 +103,15 @@ class Scheduler:
         return [*self.decoding, *([self.prefilling] if self.prefilling else []), *self.waiting]
 
     def add(self, sequences: list[Sequence]) -> None:
-        """Add all or none. Raises ``OverloadedError`` E-BUSY-QUEUE when more would wait than may."""
+        """Add all or none. Raises ``OverloadedError`` E-BUSY-QUEUE when more would wait than may, ``RequestError``
+        E-PARAM-RANGE when that will never be otherwise.
+        """
+        if len(sequences) > self.limits.max_waiting:
+            raise RequestError(
+                "E-PARAM-RANGE",
+                f"num_return_sequences is {len(sequences)}; the queue holds {self.limits.max_waiting}.",
+                "Ask for fewer.",
+            )
         if len(self.waiting) + len(sequences) > self.limits.max_waiting:
             raise OverloadedError(
                 "E-BUSY-QUEUE", f"{len(self.waiting)} requests are waiting already.", "Send it again in a moment."

@@ -17,7 +17,7 @@ from nvlm_trt.embedded.request import GenerationRequest
 from nvlm_trt.embedded.scheduler import Limits, Scheduler, Step
 from nvlm_trt.embedded.sequence import Sequence
 from nvlm_trt.embedded.slot_pool import SlotPool
-from nvlm_trt.errors import OverloadedError, UsageError
+from nvlm_trt.errors import OverloadedError, RequestError, UsageError
 from tests.embedded.simulated_runner import (
     HIDDEN_SIZE,
     VOCAB_SIZE,
@@ -213,13 +213,22 @@ def test_the_queue_is_bounded_and_takes_all_or_none():
     scheduler = Scheduler(Limits(max_batch_size=1, max_num_tokens=8, max_waiting=2), slot_pool(1))
     request = GenerationRequest("r", np.zeros(3, np.int32), 4)
     three = [Sequence(request, lambda emission: None) for _ in range(3)]
+    scheduler.add(three[:1])
     with pytest.raises(OverloadedError) as caught:
-        scheduler.add(three)
+        scheduler.add(three[1:])
     assert caught.value.code == "E-BUSY-QUEUE"
-    assert scheduler.idle
-    scheduler.add(three[:2])
+    assert list(scheduler.waiting) == three[:1]
+    scheduler.add(three[1:2])
     with pytest.raises(OverloadedError):
         scheduler.add(three[2:])
+
+
+def test_more_answers_than_may_ever_wait_are_no_matter_of_time():
+    scheduler = Scheduler(Limits(max_batch_size=8, max_num_tokens=16, max_waiting=2), slot_pool(8))
+    request = GenerationRequest("r", np.zeros(3, np.int32), 4, num_return_sequences=3)
+    with pytest.raises(RequestError, match="E-PARAM-RANGE: num_return_sequences is 3; the queue holds 2"):
+        scheduler.add([Sequence(request, lambda emission: None) for _ in range(3)])
+    assert scheduler.idle
 
 
 @pytest.mark.parametrize("values", [(0, 8, 1, 1), (8, 8, 1, 1), (1, 8, 0, 1), (1, 8, 1, 0)])
