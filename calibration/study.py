@@ -4,9 +4,9 @@
 
 For each tile limit `nvlm-trt eval precisions` asks the task's questions at every precision. For each precision a
 deployment is built, and `calibration/latency.py` puts load on it at each tile limit. What is done is kept: the same
-command goes on where it was, and measures again where a load had no valid run, is new, or was interrupted. Every
-command is printed before it runs, so that any can be run by hand, or elsewhere; the report takes whatever result files
-lie below OUT.
+command goes on where it was, and measures again where a load had no valid run, is new, or was interrupted. With other
+questions it ends with what `eval precisions` says of that, and needs another OUT. Every command is printed before it
+runs, so that any can be run by hand, or elsewhere; the report takes whatever result files lie below OUT.
 
 For TensorRT-LLM's engines accuracy comes from `eval run --deployment` and latency from `latency.py --deployment`, by
 hand, because precisions are compared on the embedded engine (docs/report.md).
@@ -23,9 +23,12 @@ import click
 
 from nvlm_trt.checkpoint.disk import publish, write_beside
 from nvlm_trt.errors import NvlmError
+from nvlm_trt.evaluate.data_set import read_data_set
+from nvlm_trt.evaluate.tasks import find_task
 from nvlm_trt.load.result import load_measurement
 from nvlm_trt.pipeline.recipe import RecipeDraft
 from nvlm_trt.pipeline.recipe_file import read_draft, write_draft
+from nvlm_trt.precision.result import load_study
 from nvlm_trt.precision.spec import DecoderPrecision, parse_precision
 
 _FILE = click.Path(path_type=Path)
@@ -77,7 +80,7 @@ def main(
         words += ["--recipe", recipe, "--build", out / "build"]
         words += ["--kl-questions", kl_questions, "--layer-questions", layer_questions]
         words += ["--limit", limit] if limit else []
-        if not (out / f"tiles-{count}" / "precisions.json").exists():
+        if not _compared(out / f"tiles-{count}" / "precisions.json", precisions, task, data, limit):
             _run(["-m", "nvlm_trt", *words], dry_run)
     for precision in precisions:
         deployment = out / "deployments" / precision.slug
@@ -113,6 +116,22 @@ def _varied(draft: RecipeDraft, precision: DecoderPrecision, tiles: int) -> Reci
     data["calibration"]["error_bound"] = None
     data["prompt"]["max_tiles"] = tiles
     return RecipeDraft.model_validate(data)
+
+
+def _compared(
+    result: Path, precisions: list[DecoderPrecision], task_name: str, folder: Path, limit: int | None
+) -> bool:
+    """Whether the precisions are there, asked these very questions; where not, the same command tells what is wrong, or
+    asks what is missing.
+    """
+    try:
+        study, task = load_study(result), find_task(task_name)
+        data = read_data_set(task, folder)
+    except NvlmError:
+        return False
+    asked = (task.name, data.digest(), len(data.samples[:limit]))
+    names = {one.name for one in precisions}
+    return asked == (study.task, study.data_sha256, study.questions) and names <= {one.name for one in study.precisions}
 
 
 def _measured(result: Path, clients: tuple[int, ...], repetitions: int) -> bool:

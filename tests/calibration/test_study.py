@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from calibration.study import _varied, main
+from nvlm_trt.evaluate.data_set import read_data_set
+from nvlm_trt.evaluate.tasks import find_task
 from nvlm_trt.pipeline.recipe_file import read_draft
 from nvlm_trt.precision.spec import parse_precision
 from nvlm_trt.resources import resource_folder
@@ -19,7 +21,20 @@ MODEL = str(resource_folder("calibration") / "mini")
 
 
 def commands(out: Path, *more: str) -> list[str]:
-    words = [MODEL, "own", "--data", "exam", "-o", str(out), "--dry-run", "--tiles", "1", "--tiles", "6", *more]
+    words = [
+        MODEL,
+        "own",
+        "--data",
+        str(out / "exam"),
+        "-o",
+        str(out),
+        "--dry-run",
+        "--tiles",
+        "1",
+        "--tiles",
+        "6",
+        *more,
+    ]
     done = CliRunner().invoke(main, words)
     assert (done.exit_code, done.stdout) == (0, "")
     return [line.removeprefix("$ python ") for line in done.stderr.splitlines()]
@@ -37,10 +52,16 @@ def test_every_precision_meets_every_tile_limit_and_load(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def question(number: int) -> str:
+    return json.dumps({"id": str(number), "prompt": "Which?", "answers": ["this"]}) + "\n"
+
+
 def kept_study(folder: Path) -> Path:
     """Everything is there; the latency at six tiles."""
+    put(folder / "exam" / "questions.jsonl", "".join(question(number) for number in range(3)))
+    asked = {"data_sha256": read_data_set(find_task("own"), folder / "exam").digest(), "questions": 3}
     for tiles in (1, 6):
-        put(folder / f"tiles-{tiles}" / "precisions.json", study(tiles, {"bf16": 5, "fp8": 5}).dump())
+        put(folder / f"tiles-{tiles}" / "precisions.json", study(tiles, {"bf16": 5, "fp8": 5}, **asked).dump())
         put(folder / f"tiles-{tiles}" / "latency-fp8.json", measurement("fp8", tiles, {1: 9, 8: 20}).dump())
     return folder / "tiles-6" / "latency-fp8.json"
 
@@ -51,6 +72,22 @@ LOADS = ("--precision", "fp8", "--clients", "1", "--clients", "8", "--repetition
 def test_what_is_there_is_kept(tmp_path):
     kept_study(tmp_path)
     assert len(commands(tmp_path, *LOADS)) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "spoil"),
+    [
+        (("--limit", "2"), lambda file: None),
+        (("--precision", "fp8+kv"), lambda file: None),
+        ((), lambda file: file.write_text(file.read_text() + question(3))),
+        ((), lambda file: file.write_text(file.read_text().replace("this", "that"))),
+    ],
+    ids=["a limit", "another precision", "another question", "another answer"],
+)
+def test_other_questions_or_precisions_are_asked(tmp_path, more, spoil):
+    kept_study(tmp_path)
+    spoil(tmp_path / "exam" / "questions.jsonl")
+    assert sum(" eval precisions " in line for line in commands(tmp_path, *LOADS, *more)) == 2
 
 
 @pytest.mark.parametrize(
