@@ -9,6 +9,7 @@ from nvlm_trt.errors import ArtefactError
 from nvlm_trt.pipeline.consistency import recorded_recipe, stale_steps
 from nvlm_trt.pipeline.manifest import load_manifest
 from nvlm_trt.pipeline.recipe import Recipe
+from nvlm_trt.pipeline.steps import steps_for
 
 __all__ = ["Deployment", "open_deployment"]
 
@@ -25,7 +26,7 @@ class Deployment:
 def open_deployment(folder: Path, checkpoint: Path | None = None) -> Deployment:
     """Read the manifest; ``checkpoint`` says where the checkpoint is now, if not where it was built from.
 
-    Raises ``ArtefactError``: E-ARTEFACT-MANIFEST, E-ARTEFACT-DEPLOYMENT where nothing whole was built,
+    Raises ``ArtefactError``: E-ARTEFACT-MANIFEST, E-ARTEFACT-DEPLOYMENT where nothing was built or steps are left,
     E-ARTEFACT-CHECKPOINT when the checkpoint is not where it was, E-ARTEFACT-FILE for a file that is gone or cut short,
     E-ARTEFACT-STALE for a step whose inputs were rebuilt after it.
     """
@@ -41,6 +42,15 @@ def open_deployment(folder: Path, checkpoint: Path | None = None) -> Deployment:
             raise ArtefactError("E-ARTEFACT-FILE", f"{name} is gone or cut short.", "Run the same build again.")
     for step, reason in stale_steps(manifest).items():
         raise ArtefactError("E-ARTEFACT-STALE", f"{step} is stale: {reason}.", "Run the same build again.")
+    recipe = recorded_recipe(manifest)
+    assert recipe is not None  # else every step would have been stale
+    left = [step.name for step in steps_for(recipe) if step.name not in manifest.steps]
+    if left:
+        raise ArtefactError(
+            "E-ARTEFACT-DEPLOYMENT",
+            f"The deployment is not finished; of its steps are left: {', '.join(left)}.",
+            "Run the same build where their tools are: nvlm-trt explain DIR shows how.",
+        )
     root = checkpoint or Path(manifest.checkpoint)
     if not (root / "config.json").is_file():
         raise ArtefactError(
@@ -48,6 +58,4 @@ def open_deployment(folder: Path, checkpoint: Path | None = None) -> Deployment:
             "The checkpoint is not where it was when the deployment was built; engines read weights from it.",
             "Name its folder with --checkpoint.",
         )
-    recipe = recorded_recipe(manifest)
-    assert recipe is not None  # else every step would have been stale
     return Deployment(folder.resolve(), root.resolve(), recipe)

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from nvlm_trt.cli import main
 from nvlm_trt.deploy.announcement import read_announcement
 from nvlm_trt.pipeline.builder import build
+from nvlm_trt.pipeline.manifest import StepEntry, load_manifest
 from tests.cli.asking import ask
 from tests.gateway.raw import GOOD, send
 from tests.triton.test_cancel import wait_until
@@ -223,8 +224,30 @@ def test_limits_and_keys_are_taken(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, [*arguments, "--api-key-file", str(keys), "--dry-run"]).exit_code == 0
 
 
+def finish(out: Path) -> None:
+    """As if the steps that are left had been done, and had left nothing."""
+    manifest = load_manifest(out)
+    assert manifest is not None
+    done = StepEntry(key="", inputs={}, values={}, versions={}, outputs={})
+    steps = {"vision.engine": done, "decoder.engine": done, **manifest.steps}
+    (out / "manifest.json").write_text(manifest.model_copy(update={"steps": steps}).dump(), encoding="utf-8")
+
+
+def test_a_deployment_whose_engines_are_left_is_not_served(small_checkpoint, tmp_path) -> None:
+    assert build(small_checkpoint, "h100x2-fp8", tmp_path / "out").left
+    result = CliRunner().invoke(main, ["serve", str(tmp_path / "out"), "--container", "--dry-run", "--json"])
+    told = json.loads(result.stdout)["error"]
+    assert (told["code"], result.exit_code) == ("E-ARTEFACT-DEPLOYMENT", 6)
+    assert "left: vision.engine, decoder.engine." in told["what"]
+    # What looks at it, or goes on with it, takes it as it is.
+    assert CliRunner().invoke(main, ["verify", str(tmp_path / "out")]).exit_code == 0
+    assert "vision.engine" in CliRunner().invoke(main, ["explain", str(tmp_path / "out")]).stdout
+    assert build(small_checkpoint, "h100x2-fp8", tmp_path / "out").left
+
+
 def test_a_production_deployment_is_served_by_the_same_command_in_its_container(small_checkpoint, tmp_path) -> None:
     build(small_checkpoint, "h100x2-fp8", tmp_path / "out")
+    finish(tmp_path / "out")
     keys = tmp_path / "keys"
     options = ("--host", "10.0.0.7", "--api-key-file", str(keys), "--limit", "answers=3", "--drain-s", "60")
     keys.write_text("a-key-of-some-length\n")

@@ -12,6 +12,7 @@ import pytest
 
 from nvlm_trt.errors import BuildError
 from nvlm_trt.pipeline.builder import build
+from nvlm_trt.pipeline.deployment import open_deployment
 from nvlm_trt.pipeline.engines_here import Here
 from nvlm_trt.pipeline.explanation import explain
 from nvlm_trt.pipeline.machine import Gpu, gpus
@@ -66,6 +67,7 @@ def test_from_checkpoint_to_engine_and_what_a_new_batch_size_costs(small_checkpo
     assert gpus() == (H200,)
     result = build(small_checkpoint, recipe(tmp_path, 16), out, reporter=stages)
     assert not result.left
+    assert open_deployment(out).recipe.production
     assert stages.seen == [(1, 3), (2, 3), (3, 3)]
     assert {"decoder/engine/rank0.engine", "decoder/engine/config.json", "decoder/trtllm-build.log"} <= set(
         snapshot(out)
