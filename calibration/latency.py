@@ -5,7 +5,8 @@
     python calibration/latency.py run http://HOST:PORT/v1 --trace arrivals.jsonl -o replay.json
     python calibration/latency.py recover open.requests.jsonl -o open.json
 
-Results go to stdout, progress to stderr. The exit code is 1 if a run is not valid, or an answer under load differed.
+Results go to stdout, progress to stderr. The exit code is 1 if a run is not valid, or an answer under load differed,
+and 130 if the measurement was stopped.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from nvlm_trt.load.trace import read_trace
 _FILE = click.Path(path_type=Path)
 _MIX = Path(__file__).parent / "mixes" / "pictures.toml"
 _NICER = -10
+_INTERRUPTED = 130
 _RATE = click.FloatRange(0, min_open=True)
 _ARRIVALS = {"poisson": PoissonLoad, "uniform": UniformLoad}
 
@@ -136,9 +138,9 @@ def run(
         )
         with Journal(head, requests_file) as journal:
             options = MeasureOptions(requests, repetitions, warm_up, seed, check)
-            asyncio.run(_until_stopped(target, loads, options, journal, output))
+            stopped = asyncio.run(_until_stopped(target, loads, options, journal, output))
             measurement = journal.measurement()
-    _tell(measurement, out, output)
+    _tell(measurement, out, output, stopped)
 
 
 @main.command()
@@ -152,13 +154,15 @@ def recover(requests_file: Path, out: Path | None, output: Output) -> None:
 
 async def _until_stopped(
     target: Target, loads: list[Load], options: MeasureOptions, journal: Journal, output: Output
-) -> None:
+) -> bool:
+    """Whether it was stopped."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     with _preferred():
         await measure(target, loads, options, journal, stop, output.note)
+    return stop.is_set()
 
 
 def _loads(
@@ -184,11 +188,13 @@ def _loads(
     return [*(ClosedLoad(mix, count) for count in closed), *(open_loop(mix, rate) for rate in rates)]
 
 
-def _tell(measurement: Measurement, out: Path | None, output: Output) -> None:
+def _tell(measurement: Measurement, out: Path | None, output: Output, stopped: bool = False) -> None:
     if out is not None:
         write_beside(out, measurement.dump().encode())
         publish([out])
     output.result(measurement.model_dump(mode="json"), measurement_text(measurement))
+    if stopped:
+        raise SystemExit(_INTERRUPTED)
     if not all(run.valid for point in measurement.points for run in point.runs):
         raise SystemExit(1)
 

@@ -54,7 +54,8 @@ async def measure(
     stop: asyncio.Event,
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Record everything in ``journal``. ``stop`` ends the current run and the measurement.
+    """Record everything in ``journal``. ``stop`` ends the current run and the measurement; outside of a run, the next
+    one is recorded as interrupted, so that nobody takes what is there for all that was asked for.
 
     A server that fails is no error here: its failed requests are the result.
     """
@@ -63,7 +64,7 @@ async def measure(
         measuring = _Measuring(target, door, options, journal, stop, note)
         for number, load in enumerate(loads):
             await measuring.point(number, load)
-            if stop.is_set():
+            if measuring.interrupted:
                 break
     finally:
         await door.close()
@@ -82,6 +83,7 @@ class _Measuring:
         self._target, self._door, self._options = target, door, options
         self._journal, self._stop, self._note = journal, stop, note
         self._runs = 0
+        self.interrupted = False
         self._prepared: dict[LoadRequest, Any] = {}
         self._tiles: dict[tuple[str, ...], int | None] = {}
 
@@ -93,10 +95,10 @@ class _Measuring:
         await self._drive(load, warm_up, clients)
         answers: dict[int, Answers] = {}
         for repetition in range(options.repetitions):
-            if self._stop.is_set():
-                return
             run, self._runs = self._runs, self._runs + 1
             answers[run] = await self._run(number, repetition, load)
+            if self.interrupted:
+                return
         if options.check and not self._stop.is_set():
             await self._check(load, answers)
         self._prepared.clear()
@@ -104,7 +106,6 @@ class _Measuring:
     async def _run(self, point: int, repetition: int, load: Load) -> Answers:
         plan = load.plan(self._options.seed, f"{point}/{repetition}", self._options.requests)
         self._note(f"load {point + 1}, {load.form().shown}: run {repetition + 1} of {self._options.repetitions}")
-        prepared = self._prepare(load, plan)
         self._journal.run(
             RunStart(
                 point=point,
@@ -115,6 +116,10 @@ class _Measuring:
             )
         )
         answers = Answers()
+        if self._stop.is_set():
+            self.interrupted = True  # a run without an end is one that was cut off
+            return answers
+        prepared = self._prepare(load, plan)
 
         def ended(taken: UnderWay, start_s: float) -> None:
             request = taken.planned.request
@@ -124,6 +129,7 @@ class _Measuring:
 
         before = await self._counters()
         driven = await drive(self._door, prepared, load.clients, self._stop, ended)
+        self.interrupted = driven.interrupted
         after = await self._counters()
         self._journal.run_end(
             RunEnd(
@@ -146,6 +152,8 @@ class _Measuring:
         alone: dict[LoadRequest, str | None] = dict.fromkeys(distinct)
         for taken in await self._drive(load, tuple(map(Planned, distinct)), 1):
             alone[taken.planned.request] = taken.text if taken.code is None else None
+        if self._stop.is_set():
+            return
         for run, one in answers.items():
             self._journal.check(run, one.against(alone))
 

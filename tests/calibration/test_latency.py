@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,7 +17,12 @@ from click.testing import CliRunner
 
 from calibration.latency import main
 from nvlm_trt.deploy.server import TritonServer
+from nvlm_trt.load.journal import Journal
+from nvlm_trt.load.measure import MeasureOptions, measure
+from nvlm_trt.load.mix import read_mix
 from nvlm_trt.load.result import Measurement, load_measurement
+from nvlm_trt.load.schedule import ClosedLoad
+from nvlm_trt.load.target import Target
 
 MIX = """
 distinct = 4
@@ -147,7 +153,7 @@ def test_an_interrupted_measurement_keeps_what_it_measured(signal_number, server
                 break
             time.sleep(0.02)
         process.send_signal(signal_number)
-        assert process.wait(20) == (1 if signal_number == signal.SIGINT else -signal.SIGKILL)
+        assert process.wait(20) == (130 if signal_number == signal.SIGINT else -signal.SIGKILL)
     finally:
         process.kill()
         process.wait()
@@ -160,6 +166,47 @@ def test_an_interrupted_measurement_keeps_what_it_measured(signal_number, server
     assert run.interrupted
     assert run.completed > 3
     assert run.planned == 2000 == run.completed + run.unsent + sum(run.errors.values())
+
+
+def test_a_measurement_stopped_while_it_warms_up_does_not_look_complete(server, mix, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    arguments = ["--clients", "1", "--warm-up", "100000", "--mix", str(mix), "-o", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "calibration/latency.py", "run", server.grpc_url, *arguments],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stderr is not None
+        assert "warming up" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    (run,) = load_measurement(out).points[0].runs
+    assert (run.interrupted, run.valid, run.completed, run.unsent) == (True, False, 0, 100)
+
+
+@pytest.mark.parametrize(
+    ("moment", "runs"),
+    [
+        ("load 1, 1 client: warming up", [[True]]),
+        ("load 1, 1 client: run 2 of 2", [[False, True]]),
+        ("load 2, 2 clients: warming up", [[False, False], [True]]),
+    ],
+)
+def test_a_stop_outside_of_a_run_interrupts_the_next_one(server, mix, moment: str, runs: list[list[bool]]) -> None:
+    golden = Path(__file__).parents[1] / "golden" / "latency-result.json"
+    journal, stop = Journal(load_measurement(golden).model_copy(update={"points": ()}), None), asyncio.Event()
+    loads = [ClosedLoad(read_mix(mix), clients) for clients in (1, 2)]
+    options = MeasureOptions(requests=2, repetitions=2, warm_up=1, seed=0, check=False)
+
+    def note(text: str) -> None:
+        if text == moment:
+            stop.set()
+
+    asyncio.run(measure(Target(server.grpc_url), loads, options, journal, stop, note))
+    assert [[run.interrupted for run in point.runs] for point in journal.measurement().points] == runs
 
 
 @pytest.mark.parametrize(
