@@ -31,6 +31,7 @@ __all__ = ["build_reporter", "reading_reporter"]
 
 
 _QUIET_S = 60
+_NOTES = 4  # a checkpoint kept in float32 has one for each of its tensors
 
 
 @contextlib.contextmanager
@@ -87,6 +88,12 @@ class _Lines:
 
     def ended(self, report: StepReport) -> None:
         self._console.print(f"{self._count} {_line(report)}", markup=False)
+        for note in report.notes[:_NOTES]:
+            self._console.print(f"  {note}", markup=False)
+        if len(report.notes) > _NOTES:
+            self._console.print(
+                f"  and {len(report.notes) - _NOTES} more like these; --json has them all", markup=False
+            )
 
 
 class _Live(_Lines):

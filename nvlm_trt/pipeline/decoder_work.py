@@ -99,7 +99,7 @@ def run_write_unified(context: StepContext) -> None:
     from nvlm_trt.decoder.unified_checkpoint import write_unified_checkpoint
 
     _require_kv_cache(context)
-    write_unified_checkpoint(
+    report = write_unified_checkpoint(
         context.checkpoint,
         _calibration(context),
         context.into / "decoder" / "unified",
@@ -107,6 +107,8 @@ def run_write_unified(context: StepContext) -> None:
         exclude=context.recipe.decoder.exclude,
         progress=lambda done, total: context.advance(done, total, "B"),
     )
+    for note in report.notes:
+        context.note(note)
 
 
 def run_write_checkpoint(context: StepContext) -> None:
@@ -114,7 +116,7 @@ def run_write_checkpoint(context: StepContext) -> None:
 
     decoder = context.recipe.decoder
     _require_kv_cache(context)
-    write_trtllm_checkpoint(
+    report = write_trtllm_checkpoint(
         context.checkpoint,
         _calibration(context) if decoder.calibrated else None,
         context.into / "decoder" / "checkpoint",
@@ -126,6 +128,8 @@ def run_write_checkpoint(context: StepContext) -> None:
         exclude=decoder.exclude,
         progress=lambda done, total: context.advance(done, total, "B"),
     )
+    for note in report.notes:
+        context.note(note)
 
 
 def run_build_engine(context: StepContext) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,7 +22,8 @@ class StepReport:
     """How one step ended.
 
     ``built``: it ran. ``kept``: its key and outputs were there. ``left``: this machine cannot; ``reason`` says why and
-    ``command`` does it inside the container. ``would build``: what a dry run says of a step that is due.
+    ``command`` does it inside the container. ``would build``: what a dry run says of a step that is due. ``notes`` are
+    sentences of a step that ran on what was not as expected.
     """
 
     step: str
@@ -32,6 +34,7 @@ class StepReport:
     outputs: tuple[str, ...] = ()
     reason: str = ""
     command: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -43,6 +46,7 @@ class StepReport:
             "outputs": list(self.outputs),
             "reason": self.reason,
             "command": list(self.command),
+            "notes": list(self.notes),
         }
 
 
@@ -108,7 +112,9 @@ class ByteCounter:
         self._reporter.advanced(self._done, self._total, "B")
 
 
-def done_report(step: Step, outcome: Literal["built", "kept"], entry: StepEntry, start: float) -> StepReport:
+def done_report(
+    step: Step, outcome: Literal["built", "kept"], entry: StepEntry, start: float, notes: Sequence[str] = ()
+) -> StepReport:
     """``start`` is when the step began, by the monotonic clock."""
     return StepReport(
         step.name,
@@ -117,4 +123,5 @@ def done_report(step: Step, outcome: Literal["built", "kept"], entry: StepEntry,
         peak_rss_bytes=process_memory().peak_rss_bytes,
         output_bytes=sum(file.size for file in entry.outputs.values()),
         outputs=step.outputs,
+        notes=tuple(notes),
     )

@@ -58,12 +58,13 @@ class Run:
             return done_report(step, "kept", old, start)
         reason = step.lacking(self._recipe)
         if reason is None:
+            notes: list[str] = []
             try:
-                done = self._run(step, entry)
+                done = self._run(step, entry, notes)
             except MissingToolError as error:
                 reason = error.what.rstrip(".")
             else:
-                return done_report(step, "built", done, start)
+                return done_report(step, "built", done, start, notes)
         self._forget(step.name)
         command = step.command(self._recipe, self._checkpoint.config)
         return StepReport(step.name, "left", reason=reason, command=command)
@@ -75,11 +76,11 @@ class Run:
         self._workspace.write_text(MEMORY, self._memory.dump())
         return entry
 
-    def _run(self, step: Step, entry: StepEntry) -> StepEntry:
+    def _run(self, step: Step, entry: StepEntry, notes: list[str]) -> StepEntry:
         with self._workspace.partial(step.name) as partial:
             scratch = self._workspace.scratch(step.name)
             out, advanced = self._workspace.out, self._reporter.advanced
-            step.run(StepContext(self._checkpoint, self._recipe, out, partial, scratch, advanced))
+            step.run(StepContext(self._checkpoint, self._recipe, out, partial, scratch, advanced, notes.append))
             files = sorted(file for file in partial.rglob("*") if file.is_file())
             stray = [f for f in files if not any(f.is_relative_to(partial / output) for output in step.outputs)]
             absent = [output for output in step.outputs if not (partial / output).exists()]

@@ -27,6 +27,7 @@ class StepContext:
 
     The builder renames what lies in ``into`` to its place once the step has returned, so a step may write files simply.
     ``scratch`` is a folder that a killed run finds again, for work too long to be lost; it goes once the step is done.
+    ``note`` takes a sentence on what was not as expected.
     """
 
     checkpoint: Checkpoint
@@ -35,6 +36,7 @@ class StepContext:
     into: Path
     scratch: Path
     advance: Advance
+    note: Callable[[str], None]
 
 
 def _nothing(_recipe: Recipe) -> str | None:

@@ -52,7 +52,7 @@ def _onnx(context: StepContext) -> None:
     vision, calibration = context.recipe.vision, None
     if vision.quantization == "fp8":
         calibration = VisionCalibration.from_json((context.out / _CALIBRATION_FILE).read_bytes())
-    export_vision(
+    export = export_vision(
         context.checkpoint,
         context.into / "vision",
         vision.dtype,
@@ -60,6 +60,8 @@ def _onnx(context: StepContext) -> None:
         exclude=vision.exclude,
         progress=context.advance,
     )
+    for name in export.rounded:
+        context.note(f"{name}: some values were rounded to {vision.dtype}.")
 
 
 def _engine(context: StepContext) -> None:

@@ -37,6 +37,7 @@ def test_a_line_tells_the_rate_where_it_says_something(capsys: pytest.CaptureFix
         StepReport("small", "built", seconds=2.0, output_bytes=10),
         StepReport("old", "kept", seconds=2.0, output_bytes=4_000_000_000),
         StepReport("gone", "left", reason="no hammer"),
+        StepReport("odd", "built", notes=tuple(f"[{number}]: rounded." for number in range(6))),
     ]
     with build_reporter(quiet=False) as reporter:
         for number, report in enumerate(reports, start=1):
@@ -44,10 +45,13 @@ def test_a_line_tells_the_rate_where_it_says_something(capsys: pytest.CaptureFix
             reporter.advanced(1, 2, "B")
             reporter.ended(report)
     assert [line.rstrip() for line in capsys.readouterr().err.splitlines()] == [
-        "[1/4] slow                 built  2.0 s, 4.0 GB, 2.0 GB/s, peak 1.5 MB",
-        "[2/4] small                built  2.0 s, 10 B, peak 0 B",
-        "[3/4] old                  kept   2.0 s, 4.0 GB, peak 0 B",
-        "[4/4] gone                 left   no hammer",
+        "[1/5] slow                 built  2.0 s, 4.0 GB, 2.0 GB/s, peak 1.5 MB",
+        "[2/5] small                built  2.0 s, 10 B, peak 0 B",
+        "[3/5] old                  kept   2.0 s, 4.0 GB, peak 0 B",
+        "[4/5] gone                 left   no hammer",
+        "[5/5] odd                  built  0.0 s, 0 B, peak 0 B",
+        *(f"  [{number}]: rounded." for number in range(4)),
+        "  and 2 more like these; --json has them all",
     ]
 
 

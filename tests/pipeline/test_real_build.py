@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -227,3 +230,28 @@ def test_a_recipe_that_the_model_cannot_have_is_refused_before_any_work(small_ch
     assert result.exit_code == 2
     assert result.stderr.startswith("error: E-RECIPE-SEQ")
     assert not (tmp_path / "out").exists()
+
+
+def alter(checkpoint: Path, name: str, altered: Callable[[bytes], bytes]) -> None:
+    """The tensor's bytes, in its shard."""
+    shards = json.loads((checkpoint / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
+    file = checkpoint / shards[name]
+    data = file.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    begin, end = (start + offset for offset in json.loads(data[8:start])[name]["data_offsets"])
+    file.write_bytes(data[:begin] + altered(data[begin:end]) + data[end:])
+
+
+def test_what_was_not_as_expected_in_the_checkpoint_is_told(small_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(small_checkpoint, checkpoint)
+    norm = "vision_model.encoder.layers.0.attn.q_norm.weight"
+    alter(checkpoint, norm, lambda data: struct.pack("<f", 0.1) + data[4:])
+    alter(checkpoint, "language_model.model.layers.0.mlp.down_proj.weight", lambda data: bytes(len(data)))
+    words = ["build", str(checkpoint), "--recipe", "embedded", "-o", str(tmp_path / "out"), "--json"]
+    told = CliRunner().invoke(main, words, catch_exceptions=False)
+    notes = {step["step"]: step["notes"] for step in json.loads(told.stdout)["steps"] if step["notes"]}
+    rounded = f"{norm}: some values were rounded to bfloat16."
+    zero = "transformer.layers.0.mlp.proj: weights or inputs are all zero; their scale is 1."
+    assert notes == {"vision.onnx": [rounded], "decoder.checkpoint": [zero]}
+    assert all(note in told.stderr for note in (rounded, zero))
