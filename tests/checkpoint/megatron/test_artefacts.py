@@ -106,10 +106,14 @@ def test_a_whole_build_knows_the_ranks_files_apart(original: Checkpoint, tmp_pat
     assert {report.outcome for report in result.steps} == {"built"}
     manifest = load_manifest(tmp_path / "out")
     assert manifest is not None
-    ranks = [f"checkpoint:iter_0031500/mp_rank_0{rank}_000/model_optim_rng.pt" for rank in (0, 1)]
+    ranks = [
+        f"checkpoint:iter_0031500/mp_rank_0{tensor}_00{pipeline}/model_optim_rng.pt"
+        for tensor in (0, 1)
+        for pipeline in (0, 1)
+    ]
     inputs = manifest.steps["vision.onnx"].inputs
     assert [name for name in sorted(inputs) if "mp_rank" in name] == ranks
-    assert len({inputs[name] for name in ranks}) == 2
+    assert len({inputs[name] for name in ranks}) == 4
     assert sum("mp_rank" in name for name in manifest.steps["decoder.checkpoint"].inputs) == 4
     again = build(folder, "embedded", tmp_path / "out")
     assert "built" not in {report.outcome for report in again.steps}
